@@ -1,0 +1,11 @@
+//! TMWS: the MCP server that no client can break.
+//!
+//! Modules in reading order; each imports only from those above it. Two columns meet only in `tool`:
+//! wire → schema → protocol, and pattern → store → engine.
+
+pub mod limits;
+pub mod nearest;
+pub mod revision;
+pub mod scope;
+
+pub mod wire;

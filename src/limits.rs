@@ -1,0 +1,98 @@
+//! Every limit that keeps something from growing, with its unit and default.
+//!
+//! One value per concern is handed to the part that enforces it; only `config` reads settings.
+
+use std::time::Duration;
+
+/// Limits of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Largest frame accepted, in bytes (a larger one is refused and skipped).
+    pub frame_in_bytes_max: usize,
+    /// Largest frame sent, in bytes (a larger result becomes an error that says so).
+    pub frame_out_bytes_max: usize,
+    /// Requests being worked on at once; reading pauses beyond it.
+    pub inflight_requests_max: usize,
+    /// Frames waiting to be written; reading pauses beyond it.
+    pub writer_queue_frames_max: usize,
+    /// Subscriptions (resources subscribed to, or open listens) at once.
+    pub subscriptions_max: usize,
+    /// Items per page of a list.
+    pub page_items: usize,
+    /// Longest that a call may take.
+    pub call_deadline: Duration,
+    /// Longest that a request of ours waits for the client's answer.
+    pub ask_deadline: Duration,
+    /// How long a `requestState` may be used.
+    pub request_state_ttl: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            frame_in_bytes_max: 4 << 20,
+            frame_out_bytes_max: 1 << 20,
+            inflight_requests_max: 64,
+            writer_queue_frames_max: 64,
+            subscriptions_max: 64,
+            page_items: 100,
+            call_deadline: Duration::from_secs(30),
+            ask_deadline: Duration::from_mins(5),
+            request_state_ttl: Duration::from_mins(10),
+        }
+    }
+}
+
+/// Limits of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// Longest content of one memory, in bytes.
+    pub content_bytes_max: usize,
+    /// Tags of one memory.
+    pub tags_max: usize,
+    /// Longest tag, in bytes.
+    pub tag_bytes_max: usize,
+    /// Scratch of one session, in bytes.
+    pub scratch_bytes_max: usize,
+    /// Result handles of one project at once; the oldest goes first.
+    pub handles_per_project_max: usize,
+    /// One stored result, in bytes.
+    pub result_bytes_max: usize,
+    /// A session unused for so long is gone.
+    pub session_idle: Duration,
+    /// A result handle lives for so long.
+    pub handle_ttl: Duration,
+    /// Longest wait for a lock held by another process.
+    pub busy_timeout: Duration,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        Self {
+            content_bytes_max: 64 << 10,
+            tags_max: 32,
+            tag_bytes_max: 128,
+            scratch_bytes_max: 256 << 10,
+            handles_per_project_max: 1_000,
+            result_bytes_max: 1 << 20,
+            session_idle: Duration::from_hours(24),
+            handle_ttl: Duration::from_hours(1),
+            busy_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShutdownLimits {
+    /// After the end of input, in-flight calls may still answer for so long.
+    pub drain: Duration,
+    /// After that, the process is gone within so long in all, children included.
+    pub exit: Duration,
+}
+
+impl Default for ShutdownLimits {
+    fn default() -> Self {
+        Self { drain: Duration::from_millis(800), exit: Duration::from_secs(1) }
+    }
+}
