@@ -9,3 +9,5 @@ pub mod revision;
 pub mod scope;
 
 pub mod wire;
+
+pub mod schema;

@@ -1,3 +1,5 @@
 //! Tests from outside the crate, one file a subject.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod schema;
