@@ -11,3 +11,5 @@ pub mod scope;
 pub mod wire;
 
 pub mod schema;
+
+pub mod protocol;

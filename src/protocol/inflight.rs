@@ -1,0 +1,204 @@
+//! Requests in flight: which ids and progress tokens are taken, what each call waits for.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Instant,
+};
+
+use serde_json::{Map, Value};
+
+use super::{CallId, Client, LogLevel, batch::Slot};
+use crate::{
+    revision::Revision,
+    schema::Admitted,
+    wire::{Method, RequestId},
+};
+
+/// Progress that the client wants to hear of.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// As received: a string or an integer.
+    pub(super) token: Value,
+    /// The last value told; the next must be greater.
+    pub(super) last: Option<f64>,
+}
+
+/// One request to the client that is not answered yet.
+#[derive(Debug)]
+pub(super) struct OpenAsk {
+    pub(super) id: RequestId,
+    pub(super) key: String,
+    pub(super) method: Method,
+}
+
+/// What a call waits for.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The service works on it.
+    Running,
+    /// The client has to answer first (legacy era).
+    Asking { open: Vec<OpenAsk>, responses: Map<String, Value>, state: Option<Value> },
+}
+
+/// One request that the service answers.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) request: Arc<Admitted>,
+    pub(super) client: Arc<Client>,
+    pub(super) progress: Option<Progress>,
+    /// Level asked for by this request (modern era); legacy calls follow their session.
+    pub(super) log_level: Option<LogLevel>,
+    /// Where the page begins, for lists.
+    pub(super) offset: u32,
+    /// Its place in a batch.
+    pub(super) slot: Option<Slot>,
+    pub(super) stage: Stage,
+    /// Whether the client answered an earlier round.
+    pub(super) is_retry: bool,
+    /// How often the client was asked, in the legacy era.
+    pub(super) rounds: u32,
+    /// When the current stage must have ended.
+    pub(super) deadline: Instant,
+}
+
+impl InFlight {
+    pub(super) fn id(&self) -> &RequestId {
+        self.request.id()
+    }
+
+    pub(super) fn method(&self) -> Method {
+        self.request.method()
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.request.revision()
+    }
+}
+
+/// Whose an id is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    Call(CallId),
+    /// A subscription stream, by its number.
+    Listen(u64),
+}
+
+/// The table of requests in flight.
+#[derive(Debug, Default)]
+pub(super) struct InFlightTable {
+    calls: BTreeMap<CallId, InFlight>,
+    ids: HashMap<RequestId, Holder>,
+    /// Open requests of ours: their ids, and the call that waits.
+    asks: HashMap<RequestId, CallId>,
+    /// How many calls wait for the client.
+    asking: usize,
+    next_call: u64,
+}
+
+impl InFlightTable {
+    /// Who holds an id.
+    pub(super) fn holder(&self, id: &RequestId) -> Option<Holder> {
+        self.ids.get(id).copied()
+    }
+
+    /// Takes an id for a subscription stream.
+    pub(super) fn hold_listen(&mut self, id: RequestId, listen: u64) {
+        self.ids.insert(id, Holder::Listen(listen));
+    }
+
+    /// Frees an id.
+    pub(super) fn free(&mut self, id: &RequestId) {
+        self.ids.remove(id);
+    }
+
+    /// Whether another active request reports progress under `token`.
+    pub(super) fn has_token(&self, token: &Value) -> bool {
+        self.calls.values().filter_map(|call| call.progress.as_ref()).any(|progress| progress.token == *token)
+    }
+
+    /// Enters a call under a fresh name. Its stage decides whether it counts as running.
+    pub(super) fn insert(&mut self, call: InFlight) -> CallId {
+        self.next_call += 1;
+        let name = CallId(self.next_call);
+        self.ids.insert(call.id().clone(), Holder::Call(name));
+        self.count(&call, 1);
+        self.calls.insert(name, call);
+        name
+    }
+
+    /// Takes a call out, its id and its open asks with it.
+    pub(super) fn remove(&mut self, name: CallId) -> Option<InFlight> {
+        let call = self.calls.remove(&name)?;
+        self.ids.remove(call.id());
+        self.count(&call, -1);
+        Some(call)
+    }
+
+    fn count(&mut self, call: &InFlight, by: isize) {
+        if let Stage::Asking { open, .. } = &call.stage {
+            self.asking = self.asking.saturating_add_signed(by);
+            if by < 0 {
+                for ask in open {
+                    self.asks.remove(&ask.id);
+                }
+            }
+        }
+    }
+
+    /// Names the call that waits for the answer to an ask.
+    pub(super) fn open_ask(&mut self, ask: RequestId, call: CallId) {
+        self.asks.insert(ask, call);
+    }
+
+    /// The call that waits for the answer to an ask.
+    pub(super) fn asker(&self, ask: &RequestId) -> Option<CallId> {
+        self.asks.get(ask).copied()
+    }
+
+    /// Forgets an ask that was answered.
+    pub(super) fn close_ask(&mut self, ask: &RequestId) {
+        self.asks.remove(ask);
+    }
+
+    pub(super) fn get(&self, name: CallId) -> Option<&InFlight> {
+        self.calls.get(&name)
+    }
+
+    pub(super) fn get_mut(&mut self, name: CallId) -> Option<&mut InFlight> {
+        self.calls.get_mut(&name)
+    }
+
+    /// Calls that the service works on.
+    pub(super) fn running(&self) -> usize {
+        self.calls.len() - self.asking
+    }
+
+    /// Calls that wait for the client.
+    pub(super) fn asking(&self) -> usize {
+        self.asking
+    }
+
+    /// All calls, oldest first.
+    pub(super) fn names(&self) -> Vec<CallId> {
+        self.calls.keys().copied().collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// The earliest deadline of all calls.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.calls.values().map(|call| call.deadline).min()
+    }
+
+    /// Calls whose deadline has come, oldest first.
+    pub(super) fn expired(&self, now: Instant) -> Vec<CallId> {
+        self.calls.iter().filter(|(_, call)| call.deadline <= now).map(|(name, _)| *name).collect()
+    }
+}

@@ -1,0 +1,9 @@
+//! What several tests share.
+
+pub(crate) mod catalogue;
+pub(crate) mod conversation;
+pub(crate) mod matcher;
+pub(crate) mod player;
+pub(crate) mod promises;
+pub(crate) mod service;
+pub(crate) mod texts;
