@@ -13,3 +13,5 @@ pub mod wire;
 pub mod schema;
 
 pub mod protocol;
+
+pub mod store;

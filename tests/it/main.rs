@@ -4,4 +4,7 @@
 
 mod conversations;
 mod schema;
+mod store_contract;
+mod store_faults;
+mod store_model;
 mod support;

@@ -1,0 +1,192 @@
+//! A store that is opened when it is first needed.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use tokio::{sync::Mutex, time::Instant};
+
+use super::{
+    Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Remembered,
+    SqliteOptions, SqliteStore, Store, StoreError, StoreStats, StoredResult, sqlite::repeated,
+};
+use crate::scope::Scope;
+
+/// After a failed opening, calls get its error for so long before the next one tries again.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// A [`SqliteStore`] that touches no file before the first call, tries again after a failure, and opens anew where its
+/// file was replaced.
+pub struct LazyStore {
+    options: SqliteOptions,
+    state: Mutex<State>,
+}
+
+enum State {
+    Closed,
+    Failed {
+        error: StoreError,
+        since: Instant,
+    },
+    Open(Arc<SqliteStore>),
+    /// For good.
+    Ended,
+}
+
+impl LazyStore {
+    /// A store for the file that `options` name; nothing is opened or made yet.
+    #[must_use]
+    pub fn new(options: SqliteOptions) -> Self {
+        Self { options, state: Mutex::new(State::Closed) }
+    }
+
+    /// The open store. Callers that come while it is being opened wait for the one opening.
+    async fn store(&self) -> Result<Arc<SqliteStore>, StoreError> {
+        let mut state = self.state.lock().await;
+        match &*state {
+            State::Open(store) if !store.is_lost() => return Ok(Arc::clone(store)),
+            State::Failed { error, since } if since.elapsed() < RETRY_AFTER => return Err(repeated(error)),
+            State::Ended => {
+                return Err(StoreError::Unavailable { reason: "it was closed; start tmws again".to_owned() });
+            }
+            State::Open(_) | State::Failed { .. } | State::Closed => {}
+        }
+        match SqliteStore::open(self.options.clone()).await {
+            Ok(store) => {
+                let store = Arc::new(store);
+                *state = State::Open(Arc::clone(&store));
+                Ok(store)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the store cannot be opened");
+                let told = repeated(&error);
+                *state = State::Failed { error, since: Instant::now() };
+                Err(told)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for LazyStore {
+    async fn remember(
+        &self,
+        scope: &Scope,
+        new: NewMemory,
+        now: Timestamp,
+    ) -> Result<Remembered, StoreError> {
+        self.store().await?.remember(scope, new, now).await
+    }
+
+    async fn get(&self, scope: &Scope, id: &str, now: Timestamp) -> Result<Option<Memory>, StoreError> {
+        self.store().await?.get(scope, id, now).await
+    }
+
+    async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
+        self.store().await?.search(scope, query, now).await
+    }
+
+    async fn list(&self, scope: &Scope, filter: MemoryFilter, now: Timestamp) -> Result<Hits, StoreError> {
+        self.store().await?.list(scope, filter, now).await
+    }
+
+    async fn update(
+        &self,
+        scope: &Scope,
+        id: &str,
+        change: MemoryChange,
+        now: Timestamp,
+    ) -> Result<Option<Memory>, StoreError> {
+        self.store().await?.update(scope, id, change, now).await
+    }
+
+    async fn forget(&self, scope: &Scope, ids: &[String], now: Timestamp) -> Result<Forgotten, StoreError> {
+        self.store().await?.forget(scope, ids, now).await
+    }
+
+    async fn stats(&self, scope: &Scope, now: Timestamp) -> Result<StoreStats, StoreError> {
+        self.store().await?.stats(scope, now).await
+    }
+
+    async fn export(
+        &self,
+        scope: &Scope,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Memory>, StoreError> {
+        self.store().await?.export(scope, after, limit).await
+    }
+
+    async fn import(
+        &self,
+        scope: &Scope,
+        memories: Vec<Memory>,
+        now: Timestamp,
+    ) -> Result<ImportReport, StoreError> {
+        self.store().await?.import(scope, memories, now).await
+    }
+
+    async fn generation(&self, scope: &Scope) -> Result<u64, StoreError> {
+        self.store().await?.generation(scope).await
+    }
+
+    async fn open_session(&self, scope: &Scope, now: Timestamp) -> Result<String, StoreError> {
+        self.store().await?.open_session(scope, now).await
+    }
+
+    async fn session_scratch(
+        &self,
+        scope: &Scope,
+        handle: &str,
+        now: Timestamp,
+    ) -> Result<Map<String, Value>, StoreError> {
+        self.store().await?.session_scratch(scope, handle, now).await
+    }
+
+    async fn set_session_scratch(
+        &self,
+        scope: &Scope,
+        handle: &str,
+        key: &str,
+        value: Value,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.store().await?.set_session_scratch(scope, handle, key, value, now).await
+    }
+
+    async fn close_session(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
+        self.store().await?.close_session(scope, handle, now).await
+    }
+
+    async fn put_result(
+        &self,
+        scope: &Scope,
+        result: StoredResult,
+        now: Timestamp,
+    ) -> Result<String, StoreError> {
+        self.store().await?.put_result(scope, result, now).await
+    }
+
+    async fn get_result(
+        &self,
+        scope: &Scope,
+        handle: &str,
+        now: Timestamp,
+    ) -> Result<StoredResult, StoreError> {
+        self.store().await?.get_result(scope, handle, now).await
+    }
+
+    async fn state_key(&self) -> Result<[u8; 32], StoreError> {
+        self.store().await?.state_key().await
+    }
+
+    async fn close(&self, limit: Duration) {
+        let started = Instant::now();
+        // An opening that goes on longer than that is left alone: nothing was acknowledged by it.
+        let Ok(mut state) = tokio::time::timeout(limit, self.state.lock()).await else { return };
+        if let State::Open(store) = std::mem::replace(&mut *state, State::Ended) {
+            store.close(limit.saturating_sub(started.elapsed())).await;
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Memory, sessions and result handles: the traits, and what each call guarantees.
+//!
+//! Every call takes a [`Scope`]. A write is acknowledged after its transaction committed, never before.
+
+mod error;
+mod id;
+mod lazy;
+mod model;
+mod rules;
+mod sqlite;
+mod terms;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+pub use error::StoreError;
+pub use lazy::LazyStore;
+pub use model::{
+    Forgotten, Hit, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Order,
+    Remembered, StoreStats, StoredResult, Trust, Visibility,
+};
+pub use sqlite::{SqliteOptions, SqliteStore};
+
+use crate::scope::Scope;
+
+/// Where memories, sessions and results live.
+///
+/// **Isolation.** Reads see the scope's project and the principal's `personal` project, plus `shared` memories of the
+/// same principal from any project; visibility `agent` is a wall around one agent of one principal (in the project and
+/// in `personal`), `session` around one session of one principal in one project. `personal` is one project per
+/// principal. Nothing else is ever returned, counted or hinted at: unknown and foreign answer alike. What a scope sees
+/// it may also change and forget.
+///
+/// **Durability.** A call that writes returns after its transaction is on the disk. One that fails has changed nothing;
+/// where the connection is lost while committing, it may have been stored. A caller that stops waiting cancels a write
+/// that has not begun, no other.
+///
+/// **Reading.** Each call sees one state of the store, with everything acknowledged before it began.
+///
+/// **Time.** `now` is handed in, and kept to the microsecond. A memory is expired from its expiry on; it then counts as
+/// gone. Order is the order in which memories were stored, so a clock that goes backwards neither loses nor reorders
+/// what was acknowledged.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Stores a memory. Content equal to a live memory's in the same project and visibility (after Unicode NFC-free
+    /// whitespace folding) stores nothing new: that memory is returned, its tags united, its importance the larger, its
+    /// expiry the later. Visibility `agent` compares within the agent, `session` within the session, `shared` within the
+    /// principal. `supersedes` must be visible, in the same project, not superseded before, and seen by nobody who would
+    /// not see the new one; it is kept and marked.
+    async fn remember(&self, scope: &Scope, new: NewMemory, now: Timestamp)
+    -> Result<Remembered, StoreError>;
+
+    /// One memory, or `None` where it is unknown, foreign or forgotten (the same answer for all three).
+    async fn get(&self, scope: &Scope, id: &str, now: Timestamp) -> Result<Option<Memory>, StoreError>;
+
+    /// Lexical search (FTS5, BM25), best first: memories with any of the words, whole and in any English form; where
+    /// there are none, those with words that begin so. Nothing in the text is syntax; a text without a word finds nothing.
+    async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError>;
+
+    /// Memories by filter, newest or most important first. Tags and kind are compared in their normal form.
+    async fn list(&self, scope: &Scope, filter: MemoryFilter, now: Timestamp) -> Result<Hits, StoreError>;
+
+    /// Changes tags, importance, kind, expiry; content changes supersede instead.
+    async fn update(
+        &self,
+        scope: &Scope,
+        id: &str,
+        change: MemoryChange,
+        now: Timestamp,
+    ) -> Result<Option<Memory>, StoreError>;
+
+    /// Forgets memories by id: content and index entries are erased, a tombstone (id, time, principal) stays.
+    async fn forget(&self, scope: &Scope, ids: &[String], now: Timestamp) -> Result<Forgotten, StoreError>;
+
+    /// Counts for this scope.
+    async fn stats(&self, scope: &Scope, now: Timestamp) -> Result<StoreStats, StoreError>;
+
+    /// Everything the scope may see, in the order in which it was stored, in pages: `after` is the last id of the page
+    /// before (also where it was forgotten since). Superseded and expired memories are part of it.
+    async fn export(
+        &self,
+        scope: &Scope,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Memory>, StoreError>;
+
+    /// Takes memories as exported, in one transaction: existing ids with equal content are skipped, with other content
+    /// reported as conflicts and left alone; so are ids that were forgotten. A memory that the scope could not see
+    /// refuses the whole import.
+    async fn import(
+        &self,
+        scope: &Scope,
+        memories: Vec<Memory>,
+        now: Timestamp,
+    ) -> Result<ImportReport, StoreError>;
+
+    /// Changed by every committed memory write that this scope may notice (in its project, the principal's `personal`,
+    /// or `shared` of the principal), in the transaction of the write; never goes back. An expiry is no write: whoever
+    /// keeps what was read must not keep it beyond the earliest expiry in it.
+    async fn generation(&self, scope: &Scope) -> Result<u64, StoreError>;
+
+    /// Mints a session handle (`s_` and 128 random bits, base64url) bound to principal and project. Only its hash is
+    /// kept. Beyond the limit of handles per project, the session unused for longest goes.
+    async fn open_session(&self, scope: &Scope, now: Timestamp) -> Result<String, StoreError>;
+
+    /// The session's scratch, or [`StoreError::UnknownHandle`] for an unknown, expired or foreign handle. Touches it
+    /// (to a minute; a thousandth of an idle time that is shorter than that allows).
+    async fn session_scratch(
+        &self,
+        scope: &Scope,
+        handle: &str,
+        now: Timestamp,
+    ) -> Result<Map<String, Value>, StoreError>;
+
+    /// Replaces one scratch value (null removes it); bounded by the scratch limit.
+    async fn set_session_scratch(
+        &self,
+        scope: &Scope,
+        handle: &str,
+        key: &str,
+        value: Value,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Ends a session. `false` where there was none for this scope.
+    async fn close_session(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Keeps a result behind a handle (`r_` and 128 random bits), immutable, bound to principal and project. Beyond the
+    /// limit of handles per project, the oldest result goes.
+    async fn put_result(
+        &self,
+        scope: &Scope,
+        result: StoredResult,
+        now: Timestamp,
+    ) -> Result<String, StoreError>;
+
+    /// The result behind `handle`, or [`StoreError::UnknownHandle`].
+    async fn get_result(
+        &self,
+        scope: &Scope,
+        handle: &str,
+        now: Timestamp,
+    ) -> Result<StoredResult, StoreError>;
+
+    /// 32 secret bytes that every process on this store shares, made at the first call.
+    async fn state_key(&self) -> Result<[u8; 32], StoreError>;
+
+    /// Closes cleanly, within `limit`.
+    async fn close(&self, limit: Duration);
+}
+
+/// A store shared by everything in the process.
+pub type SharedStore = Arc<dyn Store>;

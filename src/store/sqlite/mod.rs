@@ -1,0 +1,302 @@
+//! The embedded store: one SQLite file, shared by every process that names it.
+//!
+//! Write-ahead log with `synchronous = FULL`: what was acknowledged survives the end of the process and of the machine.
+//! One task writes, in batches; a few connections read, each read one statement on one snapshot.
+
+mod fault;
+mod handle;
+mod memory;
+mod open;
+mod query;
+mod view;
+mod writer;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
+
+use self::{
+    fault::{Fault, classify},
+    handle::Bound,
+    view::View,
+    writer::Writer,
+};
+use super::{
+    Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Remembered,
+    Store, StoreError, StoreStats, StoredResult, id, rules,
+};
+use crate::{limits::StoreLimits, scope::Scope};
+
+pub(in crate::store) use writer::repeated;
+
+/// Connections that read at once; further reads wait.
+const READERS_MAX: u32 = 4;
+/// How long a read waits for one of them.
+const READER_WAIT: Duration = Duration::from_secs(5);
+
+/// Where the file is and how far it may grow.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    /// The database file; its folders are made.
+    pub path: PathBuf,
+    /// Limits of what is stored.
+    pub limits: StoreLimits,
+    /// Largest size of the file, in bytes; beyond it, writes fail as on a full disk. `None`: as the disk allows.
+    pub file_bytes_max: Option<u64>,
+}
+
+impl SqliteOptions {
+    /// A file with the default limits. A relative path is taken from the current folder.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        Self {
+            path: std::path::absolute(&path).unwrap_or(path),
+            limits: StoreLimits::default(),
+            file_bytes_max: None,
+        }
+    }
+}
+
+/// What the writer and the readers share.
+struct Shared {
+    options: SqliteOptions,
+    /// The file is not at its path any more.
+    lost: AtomicBool,
+}
+
+/// A [`Store`] in one SQLite file.
+pub struct SqliteStore {
+    shared: Arc<Shared>,
+    readers: SqlitePool,
+    writer: Writer,
+    ids: id::IdMint,
+}
+
+impl SqliteStore {
+    /// Opens the file, making it where there is none and bringing an older one to the newest schema.
+    ///
+    /// Needs a tokio runtime, where its writing task lives until the store is dropped or closed.
+    ///
+    /// # Errors
+    /// Every kind of [`StoreError`] that speaks of the file. A file that is not ours, damaged or newer is left as it is.
+    pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
+        let connection = open::open(&options).await?;
+        let path = options.path.clone();
+        let identity = open::run_blocking(move || Ok(open::FileIdentity::of(&path))).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .acquire_timeout(READER_WAIT)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_lazy_with(open::connect_options(&options).pragma("query_only", "ON"));
+        let shared = Arc::new(Shared { options, lost: AtomicBool::new(false) });
+        let writer = Writer::start(Arc::clone(&shared), connection, identity);
+        Ok(Self { shared, readers, writer, ids: id::IdMint::default() })
+    }
+
+    /// Whether the file was moved, replaced or deleted while in use: this store is of no more use, a new one may be.
+    pub fn is_lost(&self) -> bool {
+        self.shared.lost.load(Ordering::Acquire)
+    }
+
+    fn limits(&self) -> &StoreLimits {
+        &self.shared.options.limits
+    }
+
+    fn told(&self, error: impl Into<Fault>) -> StoreError {
+        error.into().told(&self.shared.options.path)
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn remember(
+        &self,
+        scope: &Scope,
+        new: NewMemory,
+        now: Timestamp,
+    ) -> Result<Remembered, StoreError> {
+        let now = rules::whole_microseconds(now);
+        let view = View::of(scope);
+        let write = memory::Remember {
+            view: view.clone(),
+            id: self.ids.mint(now)?,
+            draft: rules::Draft::new(scope, new, self.limits(), now)?,
+            limits: *self.limits(),
+            now,
+        };
+        let (memory, duplicate) = self.writer.write(write).await?;
+        // The memory is stored; that no likeness could be looked for does not make it a failure.
+        let similar = query::similar(&self.readers, &view, &memory, now).await.unwrap_or_else(|error| {
+            let error = classify(&self.shared.options.path, &error);
+            tracing::debug!(%error, "similar memories not looked for");
+            Vec::new()
+        });
+        Ok(Remembered { memory, duplicate, similar })
+    }
+
+    async fn get(&self, scope: &Scope, id: &str, now: Timestamp) -> Result<Option<Memory>, StoreError> {
+        query::get(&self.readers, &View::of(scope), id, now).await.map_err(|error| self.told(error))
+    }
+
+    async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
+        let filter = rules::normal_filter(query.filter);
+        query::search(&self.readers, &View::of(scope), &query.text, &filter, now)
+            .await
+            .map_err(|error| self.told(error))
+    }
+
+    async fn list(&self, scope: &Scope, filter: MemoryFilter, now: Timestamp) -> Result<Hits, StoreError> {
+        let filter = rules::normal_filter(filter);
+        query::list(&self.readers, &View::of(scope), &filter, now).await.map_err(|error| self.told(error))
+    }
+
+    async fn update(
+        &self,
+        scope: &Scope,
+        id: &str,
+        change: MemoryChange,
+        now: Timestamp,
+    ) -> Result<Option<Memory>, StoreError> {
+        let now = rules::whole_microseconds(now);
+        let change = rules::normal_change(change, self.limits(), now)?;
+        self.writer.write(memory::Update { view: View::of(scope), id: id.to_owned(), change, now }).await
+    }
+
+    async fn forget(&self, scope: &Scope, ids: &[String], now: Timestamp) -> Result<Forgotten, StoreError> {
+        self.writer.write(memory::Forget { view: View::of(scope), ids: ids.to_vec(), now }).await
+    }
+
+    async fn stats(&self, scope: &Scope, now: Timestamp) -> Result<StoreStats, StoreError> {
+        query::stats(&self.readers, &View::of(scope), now).await.map_err(|error| self.told(error))
+    }
+
+    async fn export(
+        &self,
+        scope: &Scope,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Memory>, StoreError> {
+        query::export(&self.readers, &View::of(scope), after, limit)
+            .await
+            .map_err(|error| self.told(error))?
+            .ok_or_else(|| StoreError::Invalid {
+                field: "after",
+                message: "names no memory of this scope; start the export anew".to_owned(),
+            })
+    }
+
+    async fn import(
+        &self,
+        scope: &Scope,
+        memories: Vec<Memory>,
+        _now: Timestamp,
+    ) -> Result<ImportReport, StoreError> {
+        let memories = memories
+            .into_iter()
+            .map(|memory| rules::imported(scope, memory, self.limits()))
+            .collect::<Result<_, _>>()?;
+        self.writer.write(memory::Import { memories }).await
+    }
+
+    async fn generation(&self, scope: &Scope) -> Result<u64, StoreError> {
+        query::generation(&self.readers, &View::of(scope)).await.map_err(|error| self.told(error))
+    }
+
+    async fn open_session(&self, scope: &Scope, now: Timestamp) -> Result<String, StoreError> {
+        let handle = id::mint_handle('s')?;
+        let bound = Bound::new(&View::of(scope), id::handle_hash(&handle));
+        self.writer.write(handle::OpenSession { bound, limits: *self.limits(), now }).await?;
+        Ok(handle)
+    }
+
+    async fn session_scratch(
+        &self,
+        scope: &Scope,
+        handle: &str,
+        now: Timestamp,
+    ) -> Result<Map<String, Value>, StoreError> {
+        let bound = Bound::new(&View::of(scope), id::handle_hash(handle));
+        let (scratch, stale) = handle::scratch(&self.readers, &bound, self.limits(), now)
+            .await
+            .map_err(|error| self.told(error))?;
+        if stale {
+            let touch = handle::UseSession { bound, change: None, limits: *self.limits(), now };
+            self.writer.write(touch).await?;
+        }
+        Ok(scratch)
+    }
+
+    async fn set_session_scratch(
+        &self,
+        scope: &Scope,
+        handle: &str,
+        key: &str,
+        value: Value,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let bound = Bound::new(&View::of(scope), id::handle_hash(handle));
+        let change = Some((key.to_owned(), value));
+        self.writer.write(handle::UseSession { bound, change, limits: *self.limits(), now }).await
+    }
+
+    async fn close_session(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let bound = Bound::new(&View::of(scope), id::handle_hash(handle));
+        self.writer.write(handle::CloseSession { bound, limits: *self.limits(), now }).await
+    }
+
+    async fn put_result(
+        &self,
+        scope: &Scope,
+        result: StoredResult,
+        now: Timestamp,
+    ) -> Result<String, StoreError> {
+        let value = rules::result_text(&result.value, self.limits())?;
+        let handle = id::mint_handle('r')?;
+        let bound = Bound::new(&View::of(scope), id::handle_hash(&handle));
+        let pattern = result.pattern;
+        self.writer.write(handle::PutResult { bound, pattern, value, limits: *self.limits(), now }).await?;
+        Ok(handle)
+    }
+
+    async fn get_result(
+        &self,
+        scope: &Scope,
+        handle: &str,
+        now: Timestamp,
+    ) -> Result<StoredResult, StoreError> {
+        let bound = Bound::new(&View::of(scope), id::handle_hash(handle));
+        handle::result(&self.readers, &bound, now).await.map_err(|error| self.told(error))
+    }
+
+    async fn state_key(&self) -> Result<[u8; 32], StoreError> {
+        if let Some(key) = handle::state_key(&self.readers).await.map_err(|error| self.told(error))? {
+            return Ok(key);
+        }
+        let mut fresh = [0; 32];
+        id::fill(&mut fresh)?;
+        self.writer.write(handle::StateKey { fresh }).await
+    }
+
+    async fn close(&self, limit: Duration) {
+        let closing = async {
+            self.readers.close().await;
+            self.writer.close().await;
+        };
+        if tokio::time::timeout(limit, closing).await.is_err() {
+            tracing::warn!("the store did not close in time; what was acknowledged is safe");
+        }
+    }
+}

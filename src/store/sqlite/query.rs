@@ -1,0 +1,292 @@
+//! Reads: each is one statement, and so sees one state of the store.
+
+use jiff::Timestamp;
+use sqlx::{Row as _, SqlitePool};
+
+use super::view::{Bound, View, columns, live, memory, tags_text, visible};
+use crate::store::{Hit, Hits, Memory, MemoryFilter, Order, StoreStats, terms};
+
+/// Most tags that statistics name.
+const TAGS_TOLD_MAX: i64 = 20;
+/// Latest candidates that are compared with a new memory.
+const SIMILAR_CANDIDATES: i64 = 20;
+/// Most similar memories told.
+const SIMILAR_MAX: usize = 3;
+/// From how much likeness on a memory is told as similar.
+const SIMILAR_LIKENESS_MIN: f64 = 0.5;
+
+/// What a filter asks for: parameters ?8 to ?13.
+macro_rules! filtered {
+    () => {
+        concat!(
+            live!(),
+            " AND (?8 IS NULL OR NOT EXISTS (SELECT 1 FROM json_each(?8) wanted WHERE NOT EXISTS \
+             (SELECT 1 FROM memory_tag t WHERE t.seq = m.seq AND t.tag = wanted.value))) \
+             AND (?9 IS NULL OR m.kind = ?9) AND (?10 IS NULL OR m.importance >= ?10) \
+             AND (?11 IS NULL OR m.created >= ?11) AND (?12 IS NULL OR m.created < ?12) \
+             AND (?13 OR m.superseded_by IS NULL)"
+        )
+    };
+}
+
+/// A page of what `found` selects, with the count of all of it: one row at least, its memory null where there is none.
+macro_rules! page_of {
+    ($found:expr, $order:literal) => {
+        concat!(
+            "WITH found AS MATERIALIZED (",
+            $found,
+            ") SELECT counted.total, counted.least, page.weight, ",
+            columns!(),
+            " FROM (SELECT count(*) AS total, min(weight) AS least FROM found) counted \
+             LEFT JOIN (SELECT at, weight FROM found ORDER BY ",
+            $order,
+            " LIMIT ?14 OFFSET ?15) page LEFT JOIN memory m ON m.seq = page.at ORDER BY ",
+            $order
+        )
+    };
+}
+
+macro_rules! listed {
+    ($order:literal) => {
+        page_of!(
+            concat!("SELECT m.seq AS at, m.importance AS weight FROM memory m WHERE ", filtered!()),
+            $order
+        )
+    };
+}
+
+fn bind_filter<'q>(query: Bound<'q>, filter: &MemoryFilter) -> Result<Bound<'q>, sqlx::Error> {
+    let tags = (!filter.tags.is_empty()).then(|| tags_text(&filter.tags)).transpose()?;
+    Ok(query
+        .bind(tags)
+        .bind(filter.kind.clone())
+        .bind(filter.importance_min)
+        .bind(filter.since.map(Timestamp::as_microsecond))
+        .bind(filter.until.map(Timestamp::as_microsecond))
+        .bind(filter.superseded)
+        .bind(i64::try_from(filter.limit).unwrap_or(i64::MAX))
+        .bind(i64::try_from(filter.offset).unwrap_or(i64::MAX)))
+}
+
+/// Runs a statement made by `page_of!`. `score` makes a hit's score of the least weight of all, its own and the memory.
+async fn page(
+    pool: &SqlitePool,
+    query: Bound<'_>,
+    score: impl Fn(f64, f64, &Memory) -> f64,
+) -> Result<Hits, sqlx::Error> {
+    let rows = query.fetch_all(pool).await?;
+    let mut hits = Hits::default();
+    for row in &rows {
+        hits.total = u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0);
+        if row.try_get::<Option<String>, _>(3)?.is_some() {
+            let memory = memory(row, 3)?;
+            let score = score(row.try_get(1)?, row.try_get(2)?, &memory);
+            hits.hits.push(Hit { memory, score });
+        }
+    }
+    Ok(hits)
+}
+
+/// Memories by filter.
+pub(super) async fn list(
+    pool: &SqlitePool,
+    view: &View,
+    filter: &MemoryFilter,
+    now: Timestamp,
+) -> Result<Hits, sqlx::Error> {
+    let query = sqlx::query(match filter.order {
+        Order::Newest => listed!("at DESC"),
+        Order::Oldest => listed!("at"),
+        Order::Important => listed!("weight DESC, at DESC"),
+    });
+    let query = bind_filter(view.bind(query, now), filter)?;
+    page(pool, query, |_, _, _| 1.0).await
+}
+
+/// Memories that hold any of the words of `text`, best first; where there are none, any beginning with one of them.
+pub(super) async fn search(
+    pool: &SqlitePool,
+    view: &View,
+    text: &str,
+    filter: &MemoryFilter,
+    now: Timestamp,
+) -> Result<Hits, sqlx::Error> {
+    for terms in [terms::fts_query(text), terms::fts_prefix_query(text)].into_iter().flatten() {
+        let hits = ranked(pool, view, text, &terms, filter, now).await?;
+        if hits.total > 0 {
+            return Ok(hits);
+        }
+    }
+    Ok(Hits::default())
+}
+
+async fn ranked(
+    pool: &SqlitePool,
+    view: &View,
+    text: &str,
+    terms: &str,
+    filter: &MemoryFilter,
+    now: Timestamp,
+) -> Result<Hits, sqlx::Error> {
+    // CROSS JOIN keeps the order: every match is looked up, never every memory matched.
+    let query = sqlx::query(page_of!(
+        concat!(
+            "SELECT m.seq AS at, bm25(memory_fts, 1.0, 2.0, 0.5, 0.0) AS weight \
+             FROM memory_fts CROSS JOIN memory m ON m.seq = memory_fts.rowid WHERE memory_fts MATCH ?16 AND ",
+            filtered!()
+        ),
+        "weight, at DESC"
+    ));
+    let query = bind_filter(view.bind(query, now), filter)?.bind(within(view, terms));
+    let words = terms::telling_words(text);
+    // BM25 comes negative, the best one least. Its size says nothing: where half of a small store has a word it is next
+    // to 0, and what else is in the file moves it. It orders the hits and sets them in proportion to the best one; how
+    // much of what was asked a memory holds gives the scale.
+    let mut hits = page(pool, query, |best, weight, memory| {
+        let share = if best < 0.0 { (weight / best).clamp(0.0, 1.0) } else { 1.0 };
+        share * terms::coverage(&words, &memory.content, &memory.tags)
+    })
+    .await?;
+    let mut least = 1.0_f64;
+    for hit in &mut hits.hits {
+        least = least.min(hit.score);
+        hit.score = least;
+    }
+    Ok(hits)
+}
+
+/// A full-text query for `terms` in the texts of the rows that the view may see.
+fn within(view: &View, terms: &str) -> String {
+    format!("{} AND {{content tags words}} : ({terms})", view.fts())
+}
+
+/// Live memories with nearly the same words as `memory`, likest first.
+pub(super) async fn similar(
+    pool: &SqlitePool,
+    view: &View,
+    memory: &Memory,
+    now: Timestamp,
+) -> Result<Vec<String>, sqlx::Error> {
+    let Some(terms) = terms::fts_similar_query(&memory.content) else { return Ok(Vec::new()) };
+    let query = sqlx::query(concat!(
+        "SELECT m.id, m.content FROM memory_fts CROSS JOIN memory m ON m.seq = memory_fts.rowid \
+         WHERE memory_fts MATCH ?9 AND m.id <> ?8 AND m.superseded_by IS NULL AND ",
+        live!(),
+        " ORDER BY memory_fts.rowid DESC LIMIT ?10"
+    ));
+    let rows = view
+        .bind(query, now)
+        .bind(&memory.id)
+        .bind(within(view, &terms))
+        .bind(SIMILAR_CANDIDATES)
+        .fetch_all(pool)
+        .await?;
+    let words = terms::word_set(&memory.content);
+    let mut similar = Vec::new();
+    for row in rows {
+        let likeness = terms::likeness(&words, &terms::word_set(row.try_get(1)?));
+        if likeness >= SIMILAR_LIKENESS_MIN {
+            similar.push((likeness, row.try_get::<String, _>(0)?));
+        }
+    }
+    similar.sort_by(|one, other| other.0.total_cmp(&one.0));
+    Ok(similar.into_iter().take(SIMILAR_MAX).map(|(_, id)| id).collect())
+}
+
+/// One memory, also a superseded one.
+pub(super) async fn get(
+    pool: &SqlitePool,
+    view: &View,
+    id: &str,
+    now: Timestamp,
+) -> Result<Option<Memory>, sqlx::Error> {
+    let query = sqlx::query(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM memory m WHERE m.id = ?8 AND ",
+        live!(),
+        " ORDER BY m.realm = ?1 DESC, m.seq LIMIT 1"
+    ));
+    let row = view.bind(query, now).bind(id).fetch_optional(pool).await?;
+    row.map(|row| memory(&row, 0)).transpose()
+}
+
+/// Counts of what the view sees.
+pub(super) async fn stats(pool: &SqlitePool, view: &View, now: Timestamp) -> Result<StoreStats, sqlx::Error> {
+    let query = sqlx::query(concat!(
+        "WITH seen AS MATERIALIZED (SELECT m.seq, m.kind, m.superseded_by FROM memory m WHERE ",
+        live!(),
+        "), live AS (SELECT seq, kind FROM seen WHERE superseded_by IS NULL) \
+         SELECT 0, '', count(*) FROM live \
+         UNION ALL SELECT 1, '', count(*) FROM seen WHERE superseded_by IS NOT NULL \
+         UNION ALL SELECT * FROM (SELECT 2, t.tag, count(*) AS many FROM live JOIN memory_tag t ON t.seq = live.seq \
+         GROUP BY t.tag ORDER BY many DESC, t.tag LIMIT ?8) \
+         UNION ALL SELECT * FROM (SELECT 3, kind, count(*) AS many FROM live GROUP BY kind ORDER BY many DESC, kind)"
+    ));
+    let rows = view.bind(query, now).bind(TAGS_TOLD_MAX).fetch_all(pool).await?;
+    let mut stats = StoreStats::default();
+    for row in rows {
+        let count = u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or(0);
+        let name: String = row.try_get(1)?;
+        match row.try_get::<i64, _>(0)? {
+            0 => stats.memories = count,
+            1 => stats.superseded = count,
+            2 => stats.tags.push((name, count)),
+            _ => stats.kinds.push((name, count)),
+        }
+    }
+    Ok(stats)
+}
+
+/// A page of everything the view sees, in the order in which it was stored; `None` where `after` is not among it.
+pub(super) async fn export(
+    pool: &SqlitePool,
+    view: &View,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Option<Vec<Memory>>, sqlx::Error> {
+    // ?7 is not used: an export holds expired memories too, with their expiry.
+    let any_time = Timestamp::UNIX_EPOCH;
+    let after = match after {
+        None => 0,
+        Some(id) => {
+            let query = sqlx::query(concat!(
+                "SELECT m.seq, m.realm FROM memory m WHERE m.id = ?8 AND ?7 IS NOT NULL AND ",
+                visible!(),
+                " UNION ALL SELECT m.seq, m.realm FROM tombstone m WHERE m.id = ?8 AND ",
+                visible!(),
+                " ORDER BY 1 DESC LIMIT 1"
+            ));
+            match view.bind(query, any_time).bind(id).fetch_optional(pool).await? {
+                Some(row) => row.try_get::<i64, _>(0)?,
+                None => return Ok(None),
+            }
+        }
+    };
+    let query = sqlx::query(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM memory m WHERE ?7 IS NOT NULL AND m.seq > ?8 AND ",
+        visible!(),
+        " ORDER BY m.seq LIMIT ?9"
+    ));
+    let rows = view
+        .bind(query, any_time)
+        .bind(after)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(pool)
+        .await?;
+    rows.iter().map(|row| memory(row, 0)).collect::<Result<_, _>>().map(Some)
+}
+
+/// Writes that the view may have seen anything of.
+pub(super) async fn generation(pool: &SqlitePool, view: &View) -> Result<u64, sqlx::Error> {
+    let value: i64 =
+        sqlx::query_scalar("SELECT coalesce(sum(value), 0) FROM generation WHERE audience IN (?1, ?2, ?3)")
+            .bind(&view.realm)
+            .bind(&view.personal)
+            .bind(&view.shared)
+            .fetch_one(pool)
+            .await?;
+    Ok(u64::try_from(value).unwrap_or(0))
+}

@@ -1,0 +1,718 @@
+//! What goes wrong around the SQLite file: each cause has its own error, nothing acknowledged is lost, and the store
+//! works again when the cause is gone.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufReader, Write as _},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use tmws::{
+    limits::StoreLimits,
+    scope::Scope,
+    store::{LazyStore, MemoryFilter, SqliteOptions, SqliteStore, Store, StoreError},
+};
+
+use crate::store_contract::{at, note, scope};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// An account that owns nothing.
+const NOBODY: u32 = 65_534;
+
+fn ann() -> Scope {
+    scope("a", "ann")
+}
+
+fn options(path: &Path) -> SqliteOptions {
+    let limits = StoreLimits { busy_timeout: Duration::from_millis(100), ..StoreLimits::default() };
+    SqliteOptions { limits, ..SqliteOptions::new(path) }
+}
+
+async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+    SqliteStore::open(options(path)).await
+}
+
+async fn contents(store: &dyn Store) -> BTreeSet<String> {
+    store.export(&ann(), None, usize::MAX).await.unwrap().into_iter().map(|memory| memory.content).collect()
+}
+
+/// A store at `path` with memories `m0`, `m1`, …, closed again.
+async fn filled(path: &Path, count: usize) {
+    let store = open(path).await.unwrap();
+    for n in 0..count {
+        store.remember(&ann(), note(&format!("m{n} {}", "filler ".repeat(50))), at(1)).await.unwrap();
+    }
+    store.close(SOON).await;
+}
+
+async fn raw(path: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(path).create_if_missing(true).connect().await.unwrap()
+}
+
+async fn run(connection: &mut SqliteConnection, statement: &'static str) {
+    sqlx::query(statement).execute(connection).await.unwrap();
+}
+
+/// The error's text with the folder named `[folder]`.
+fn told(error: &StoreError, folder: &Path) -> String {
+    error.to_string().replace(folder.to_str().unwrap(), "[folder]")
+}
+
+async fn refused(path: &Path) -> StoreError {
+    match open(path).await {
+        Err(error) => error,
+        Ok(_) => panic!("{} must not open", path.display()),
+    }
+}
+
+// --- Child processes: this test binary again, running one test that acts on what it is told. ---
+
+const CHILD: &str = "TMWS_TEST_CHILD";
+const CHILD_PATH: &str = "TMWS_TEST_CHILD_PATH";
+
+fn child(act: &str, path: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["store_faults::acts_as_a_child_of_the_other_tests", "--exact", "--nocapture"])
+        .env(CHILD, act)
+        .env(CHILD_PATH, path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+}
+
+/// Tells the parent one line, at once.
+fn tell(line: &str) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("told {line}\n").as_bytes()).unwrap();
+    out.flush().unwrap();
+}
+
+/// The next whole line that the child tells.
+fn hear(out: &mut impl std::io::BufRead) -> Option<String> {
+    let mut line = String::new();
+    while out.read_line(&mut line).unwrap() > 0 {
+        if let Some(text) = line.strip_suffix('\n').and_then(|line| line.split("told ").nth(1)) {
+            return Some(text.to_owned());
+        }
+        line.clear();
+    }
+    None
+}
+
+fn hear_all(mut child: Child) -> Vec<String> {
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let heard = std::iter::from_fn(|| hear(&mut out)).collect();
+    child.wait().unwrap();
+    heard
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acts_as_a_child_of_the_other_tests() {
+    let (Some(act), Some(path)) = (std::env::var_os(CHILD), std::env::var_os(CHILD_PATH)) else { return };
+    let path = PathBuf::from(path);
+    match act.to_str().unwrap() {
+        "write without end" => {
+            let store = Arc::new(open(&path).await.unwrap());
+            let writers: Vec<_> =
+                (0..8).map(|task| tokio::spawn(write_without_end(Arc::clone(&store), task))).collect();
+            for writer in writers {
+                writer.await.unwrap();
+            }
+        }
+        "open and remember" => {
+            let options = SqliteOptions::new(&path);
+            let outcome = match SqliteStore::open(options).await {
+                Err(error) => format!("open: {error}"),
+                Ok(store) => {
+                    let outcome = store
+                        .remember(&ann(), note(&format!("by process {}", std::process::id())), at(1))
+                        .await;
+                    let seen = store.list(&ann(), MemoryFilter::default(), at(1)).await;
+                    store.close(SOON).await;
+                    match (outcome, seen) {
+                        (Ok(_), Ok(_)) => "remembered".to_owned(),
+                        (Err(error), seen) => {
+                            format!("remember: {error}; sees {:?}", seen.map(|hits| hits.total).ok())
+                        }
+                        (Ok(_), Err(error)) => format!("list: {error}"),
+                    }
+                }
+            };
+            tell(&outcome);
+        }
+        "fill the disk" => tell(&fill_the_disk(&path).await),
+        other => panic!("no act {other}"),
+    }
+}
+
+/// Fills a small file system to the brim with a store on it, makes room, and goes on with the same store.
+async fn fill_the_disk(path: &Path) -> String {
+    let filler = path.with_file_name("filler");
+    fs::write(&filler, vec![1; 512 << 10]).unwrap();
+    let store = open(path).await.unwrap();
+    let mut kept = BTreeSet::new();
+    let error = loop {
+        let text = format!("{} {}", kept.len(), "word ".repeat(4_000));
+        match store.remember(&ann(), note(&text), at(1)).await {
+            Ok(stored) => kept.insert(stored.memory.content),
+            Err(error) => break error,
+        };
+    };
+    assert_eq!(contents(&store).await, kept, "reading goes on");
+    let again = store.remember(&ann(), note(&"more ".repeat(4_000)), at(2)).await.unwrap_err();
+    assert_eq!(error.to_string(), again.to_string());
+    fs::remove_file(filler).unwrap();
+    kept.insert(store.remember(&ann(), note("after"), at(3)).await.unwrap().memory.content);
+    store.close(SOON).await;
+    assert_eq!(contents(&open(path).await.unwrap()).await, kept);
+    assert!(kept.len() > 5);
+    told(&error, path.parent().unwrap())
+}
+
+/// A text whose length and letters follow from its name, so that a torn one is noticed.
+fn whole_text(name: &str) -> String {
+    let sum: usize = name.bytes().map(usize::from).sum();
+    format!("{name} {}", "0123456789".repeat(sum % 400))
+}
+
+async fn write_without_end(store: Arc<SqliteStore>, task: usize) {
+    let process = std::process::id();
+    for n in 0_u32.. {
+        let name = format!("{process}-{task}-{n}");
+        if store.remember(&ann(), note(&whole_text(&name)), at(1)).await.is_err() {
+            return;
+        }
+        tell(&name);
+    }
+}
+
+// --- Crashes and races ---
+
+#[tokio::test]
+async fn a_killed_writer_loses_nothing_that_was_acknowledged_and_tears_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..20 {
+        let mut writer = child("write without end", &path).spawn().unwrap();
+        let mut out = BufReader::new(writer.stdout.take().unwrap());
+        for _ in 0..=round * 7 % 60 {
+            acknowledged.insert(hear(&mut out).unwrap());
+        }
+        writer.kill().unwrap();
+        // What it told before it died was acknowledged too.
+        acknowledged.extend(std::iter::from_fn(|| hear(&mut out)));
+        writer.wait().unwrap();
+
+        let store = open(&path).await.unwrap();
+        let stored = contents(&store).await;
+        let names: BTreeSet<&str> = stored.iter().map(|text| text.split(' ').next().unwrap()).collect();
+        for name in &acknowledged {
+            assert!(names.contains(name.as_str()), "round {round}: {name} was acknowledged and is missing");
+        }
+        for text in &stored {
+            assert_eq!(*text, whole_text(text.split(' ').next().unwrap()), "round {round}: torn");
+        }
+        let found = store.stats(&ann(), at(2)).await.unwrap().memories;
+        assert_eq!(found, stored.len() as u64);
+        store.close(SOON).await;
+    }
+    let mut connection = raw(&path).await;
+    let check: String =
+        sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(check, "ok");
+    run(&mut connection, "INSERT INTO memory_fts (memory_fts, rank) VALUES ('integrity-check', 1)").await;
+    assert!(acknowledged.len() > 200, "{} writes are too few to tell", acknowledged.len());
+}
+
+#[tokio::test]
+async fn processes_that_make_the_same_file_at_once_all_work() {
+    for _ in 0..10 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/tmws.db");
+        let children: Vec<_> = (0..3).map(|_| child("open and remember", &path).spawn().unwrap()).collect();
+        for child in children {
+            assert_eq!(hear_all(child), ["remembered"]);
+        }
+        let store = open(&path).await.unwrap();
+        assert_eq!(contents(&store).await.len(), 3);
+        store.close(SOON).await;
+    }
+}
+
+#[test]
+fn stores_on_threads_that_make_the_same_file_at_once_all_work() {
+    for round in 0..50 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tmws.db");
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|threads| {
+            for name in ["one", "two"] {
+                let (path, start) = (&path, &start);
+                threads.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    start.wait();
+                    runtime.block_on(async {
+                        let store = SqliteStore::open(SqliteOptions::new(path)).await.unwrap();
+                        store.remember(&ann(), note(name), at(1)).await.unwrap();
+                        store.close(SOON).await;
+                    });
+                });
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = open(&path).await.unwrap();
+            assert_eq!(contents(&store).await, ["one", "two"].map(String::from).into(), "round {round}");
+            store.close(SOON).await;
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_tasks_write_and_read_their_own_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(SqliteOptions::new(folder.path().join("tmws.db"))).await.unwrap());
+    let before = store.generation(&ann()).await.unwrap();
+    let tasks: Vec<_> = (0..50)
+        .map(|task| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                for n in 0..10 {
+                    // Every fifth is refused: its neighbours in the transaction must not notice.
+                    if n % 5 == 4 {
+                        let wrong = tmws::store::NewMemory {
+                            supersedes: Some("m_unknown".into()),
+                            ..note(&format!("wrong {task} {n}"))
+                        };
+                        store.remember(&ann(), wrong, at(1)).await.unwrap_err();
+                        continue;
+                    }
+                    let new = note(&format!("task {task} number {n}"));
+                    let id = store.remember(&ann(), new, at(1)).await.unwrap().memory.id;
+                    assert!(store.get(&ann(), &id, at(1)).await.unwrap().is_some(), "own write read");
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(contents(&*store).await.len(), 400);
+    assert_eq!(store.generation(&ann()).await.unwrap() - before, 400, "one step a write");
+    store.close(SOON).await;
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so_and_keeps_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    for store in [
+        Box::new(open(&path).await.unwrap()) as Box<dyn Store>,
+        Box::new(LazyStore::new(options(&path))) as Box<dyn Store>,
+    ] {
+        store.remember(&ann(), note("kept"), at(1)).await.unwrap();
+        store.close(SOON).await;
+        for error in [
+            store.remember(&ann(), note("late"), at(2)).await.unwrap_err(),
+            store.get(&ann(), "m_x", at(2)).await.unwrap_err(),
+        ] {
+            insta::allow_duplicates! {
+                insta::assert_snapshot!(error, @"the store is not available: it was closed; start tmws again");
+            }
+        }
+    }
+    assert!(!folder.path().join("tmws.db-wal").exists(), "everything is in the one file");
+    assert_eq!(contents(&open(&path).await.unwrap()).await, ["kept".to_owned()].into());
+}
+
+// --- Causes, one by one ---
+
+#[tokio::test]
+async fn a_locked_store_is_read_and_says_who_holds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    filled(&path, 1).await;
+    let store = open(&path).await.unwrap();
+    let mut other = raw(&path).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    let error = store.remember(&ann(), note("late"), at(2)).await.unwrap_err();
+    insta::assert_snapshot!(error, @"the store is locked by another process; try again, or end the process that holds it");
+    assert_eq!(contents(&store).await.len(), 1, "reading goes on");
+    let second = open(&path).await.unwrap();
+    assert_eq!(contents(&second).await.len(), 1, "an up-to-date file needs no lock to be opened");
+    run(&mut other, "ROLLBACK").await;
+    store.remember(&ann(), note("late"), at(3)).await.unwrap();
+    assert_eq!(contents(&second).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_locked_new_file_cannot_be_made_a_store_until_it_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    let mut other = raw(&path).await;
+    run(&mut other, "BEGIN EXCLUSIVE").await;
+    assert!(matches!(refused(&path).await, StoreError::Locked));
+    run(&mut other, "ROLLBACK").await;
+    open(&path).await.unwrap();
+}
+
+/// Runs "open and remember" as an account that is not the superuser, to whom no mode means anything.
+fn as_nobody(path: &Path) -> String {
+    let mut command = child("open and remember", path);
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    hear_all(command.spawn().unwrap()).join("\n")
+}
+
+/// A folder that the account of [`as_nobody`] owns and reaches.
+fn nobodys_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    give_to_nobody(folder.path());
+    folder
+}
+
+fn give_to_nobody(path: &Path) {
+    if rustix::process::geteuid().is_root() {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test]
+async fn a_read_only_file_is_read_and_named() {
+    let folder = nobodys_folder();
+    let path = folder.path().join("tmws.db");
+    assert_eq!(as_nobody(&path), "remembered");
+    let before = fs::read(&path).unwrap();
+    set_mode(&path, 0o400);
+    insta::assert_snapshot!(
+        as_nobody(&path).replace(folder.path().to_str().unwrap(), "[folder]"),
+        @"remember: the store [folder]/tmws.db is read-only; make it writable, or name another with TMWS_DATABASE_URL; sees Some(1)"
+    );
+    assert_eq!(fs::read(&path).unwrap(), before);
+    set_mode(&path, 0o600);
+    assert_eq!(as_nobody(&path), "remembered");
+    assert_eq!(contents(&open(&path).await.unwrap()).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_read_only_folder_is_named() {
+    let folder = nobodys_folder();
+    let path = folder.path().join("tmws.db");
+    set_mode(folder.path(), 0o500);
+    let new = as_nobody(&path);
+    set_mode(folder.path(), 0o700);
+    assert_eq!(as_nobody(&path), "remembered");
+    set_mode(folder.path(), 0o500);
+    let old = as_nobody(&path);
+    set_mode(folder.path(), 0o700);
+    for text in [new, old] {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(
+                text.replace(folder.path().to_str().unwrap(), "[folder]"),
+                @"open: the store [folder]/tmws.db is read-only; make it writable, or name another with TMWS_DATABASE_URL"
+            );
+        }
+    }
+    assert_eq!(as_nobody(&path), "remembered");
+    assert_eq!(contents(&open(&path).await.unwrap()).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_file_of_somebody_else_is_named() {
+    if !rustix::process::geteuid().is_root() {
+        return; // Only the superuser can give a file away.
+    }
+    let folder = nobodys_folder();
+    let path = folder.path().join("tmws.db");
+    filled(&path, 1).await;
+    set_mode(&path, 0o600);
+    insta::assert_snapshot!(
+        as_nobody(&path).replace(folder.path().to_str().unwrap(), "[folder]"),
+        @"open: the store is not available: [folder]/tmws.db cannot be opened; check that it and its folder exist and are yours"
+    );
+    give_to_nobody(&path);
+    assert_eq!(as_nobody(&path), "remembered");
+}
+
+#[tokio::test]
+async fn damaged_and_foreign_files_stay_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |name: &str| folder.path().join(name);
+    fs::write(name("garbage"), b"this is no database at all, but a note of mine\n".repeat(40)).unwrap();
+    fs::write(name("short"), b"x").unwrap();
+    filled(&name("truncated"), 60).await;
+    let whole = fs::read(name("truncated")).unwrap();
+    fs::write(name("truncated"), &whole[..whole.len() / 2]).unwrap();
+    filled(&name("header"), 3).await;
+    let mut scratched = fs::read(name("header")).unwrap();
+    scratched[100..600].fill(0xA5);
+    fs::write(name("header"), scratched).unwrap();
+    let mut foreign = raw(&name("foreign")).await;
+    run(&mut foreign, "CREATE TABLE theirs (x)").await;
+    foreign.close().await.unwrap();
+    let mut foreign = raw(&name("marked")).await;
+    run(&mut foreign, "PRAGMA application_id = 7").await;
+    foreign.close().await.unwrap();
+    let mut versioned = raw(&name("versioned")).await;
+    run(&mut versioned, "PRAGMA user_version = 7").await;
+    versioned.close().await.unwrap();
+    let mut in_use = raw(&name("in-use")).await;
+    run(&mut in_use, "PRAGMA journal_mode = WAL").await;
+    run(&mut in_use, "CREATE TABLE theirs (x)").await;
+
+    for file in ["garbage", "short", "truncated", "header", "foreign", "marked", "versioned", "in-use"] {
+        let before = fs::read(name(file)).unwrap();
+        let error = refused(&name(file)).await;
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{file}: {error:?}");
+        assert_eq!(
+            told(&error, folder.path()),
+            format!(
+                "the store [folder]/{file} is damaged or no TMWS store; it was left untouched: restore it, or move it away"
+            )
+        );
+        assert!(fs::read(name(file)).unwrap() == before, "{file} was changed");
+    }
+    run(&mut in_use, "INSERT INTO theirs VALUES (1)").await;
+    // Restored, it works with all that it had.
+    fs::write(name("truncated"), whole).unwrap();
+    assert_eq!(contents(&open(&name("truncated")).await.unwrap()).await.len(), 60);
+}
+
+#[tokio::test]
+async fn damage_met_while_reading_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    filled(&path, 200).await;
+    let mut bytes = fs::read(&path).unwrap();
+    let whole = bytes.clone();
+    let pages = bytes.len() / 4096;
+    // Everything but the first pages, which hold the schema.
+    for page in pages / 2..pages {
+        bytes[page * 4096..page * 4096 + 64].fill(0xFF);
+    }
+    fs::write(&path, &bytes).unwrap();
+    let store = open(&path).await.unwrap();
+    let error = store.export(&ann(), None, usize::MAX).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+    drop(store);
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(contents(&open(&path).await.unwrap()).await.len(), 200);
+}
+
+#[tokio::test]
+async fn a_newer_store_is_refused_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    filled(&path, 2).await;
+    let mut connection = raw(&path).await;
+    run(&mut connection, "PRAGMA user_version = 99").await;
+    connection.close().await.unwrap();
+    let before = fs::read(&path).unwrap();
+    let error = refused(&path).await;
+    insta::assert_snapshot!(
+        told(&error, folder.path()),
+        @"the store [folder]/tmws.db has schema version 99, this binary knows 1; it was left untouched: use a newer tmws"
+    );
+    assert!(fs::read(&path).unwrap() == before);
+    let mut connection = raw(&path).await;
+    run(&mut connection, "PRAGMA user_version = 1").await;
+    connection.close().await.unwrap();
+    assert_eq!(contents(&open(&path).await.unwrap()).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_and_spoils_no_neighbour() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    let small = SqliteOptions { file_bytes_max: Some(400 << 10), ..options(&path) };
+    let store = Arc::new(SqliteStore::open(small).await.unwrap());
+    let mut kept = BTreeMap::new();
+    let error = loop {
+        let text = format!("{} {}", kept.len(), "word ".repeat(2_000));
+        match store.remember(&ann(), note(&text), at(1)).await {
+            Ok(stored) => kept.insert(stored.memory.id, text),
+            Err(error) => break error,
+        };
+        assert!(kept.len() < 100);
+    };
+    insta::assert_snapshot!(
+        told(&error, folder.path()),
+        @"no space left on the disk of the store [folder]/tmws.db; nothing was written: free some space and try again"
+    );
+    // Writes at once with little room: the large ones fail, the small ones between them do not.
+    let some: Vec<String> = kept.keys().take(6).cloned().collect();
+    assert_eq!(store.forget(&ann(), &some, at(2)).await.unwrap().forgotten, some);
+    kept.retain(|id, _| !some.contains(id));
+    let writes: Vec<_> = (0..20)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                // Thousands of different words take as much room again in the index.
+                let words = if n % 2 == 0 { 7_000 } else { 2 };
+                let text = (0..words).map(|word| format!("w{n}x{word}")).collect::<Vec<_>>().join(" ");
+                (n, store.remember(&ann(), note(&text), at(2)).await.map(|stored| (stored.memory.id, text)))
+            })
+        })
+        .collect();
+    for write in writes {
+        match write.await.unwrap() {
+            (n, Ok((id, text))) if n % 2 == 1 => drop(kept.insert(id, text)),
+            (n, Err(StoreError::DiskFull { .. })) if n % 2 == 0 => {}
+            (n, other) => panic!("{n}: {:?}", other.map(|(id, _)| id)),
+        }
+    }
+    let stored = contents(&*store).await;
+    assert_eq!(stored, kept.values().cloned().collect());
+    // Room is made: the same store goes on.
+    let some: Vec<String> = kept.keys().take(5).cloned().collect();
+    assert_eq!(store.forget(&ann(), &some, at(3)).await.unwrap().forgotten.len(), 5);
+    store.remember(&ann(), note(&"again ".repeat(1_000)), at(4)).await.unwrap();
+    store.close(SOON).await;
+    let reopened = open(&path).await.unwrap();
+    assert_eq!(contents(&reopened).await.len(), kept.len() - 5 + 1);
+}
+
+#[test]
+fn a_really_full_disk_loses_nothing_and_is_used_again_when_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    // A file system of its own, in a mount namespace of its own that ends with the child.
+    let namespaces = if rustix::process::geteuid().is_root() { "-m" } else { "-Urm" };
+    let mounted = |then: &str| {
+        let mut shell = Command::new("unshare");
+        shell.args([namespaces, "sh", "-c"]).arg(format!("mount -t tmpfs -o size=2m tmpfs \"$0\" && {then}"));
+        shell.arg(folder.path());
+        shell
+    };
+    let possible = mounted("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !possible {
+        return; // Not allowed to mount here; the test with a limit on the file's size goes the same way in SQLite.
+    }
+    let child = child("fill the disk", &folder.path().join("tmws.db"));
+    let mut shell = mounted("exec \"$@\"");
+    shell.arg(child.get_program()).args(child.get_args());
+    shell.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    insta::assert_snapshot!(
+        hear_all(shell.spawn().unwrap()).join("\n"),
+        @"no space left on the disk of the store [folder]/tmws.db; nothing was written: free some space and try again"
+    );
+}
+
+#[tokio::test]
+async fn a_path_that_can_be_no_file_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |name: &str| folder.path().join(name);
+    fs::create_dir(name("folder")).unwrap();
+    fs::write(name("file"), "").unwrap();
+    std::os::unix::net::UnixListener::bind(name("socket")).unwrap();
+    let mut texts = Vec::new();
+    for path in ["folder", "file/tmws.db", "socket"] {
+        texts.push(told(&refused(&name(path)).await, folder.path()));
+    }
+    insta::assert_snapshot!(texts.join("\n"), @"
+    the store is not available: [folder]/folder is a folder; name a file with TMWS_DATABASE_URL
+    the store is not available: [folder]/file/tmws.db cannot be made: a part of its path is no folder; name another with TMWS_DATABASE_URL
+    the store is not available: [folder]/socket is no regular file; name another with TMWS_DATABASE_URL
+    ");
+}
+
+#[tokio::test]
+async fn what_is_made_is_for_the_user_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("share/tmws/tmws.db");
+    let store = open(&path).await.unwrap();
+    store.remember(&ann(), note("secret"), at(1)).await.unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder.path().join("share")), 0o700);
+    assert_eq!(mode(&folder.path().join("share/tmws")), 0o700);
+    for file in ["tmws.db", "tmws.db-wal", "tmws.db-shm"] {
+        assert_eq!(mode(&folder.path().join("share/tmws").join(file)), 0o600, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn forgotten_content_is_in_no_file_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    let store = open(&path).await.unwrap();
+    let mut id = String::new();
+    for n in 0..40 {
+        let text = if n == 20 { "Xylophonic quintessence".to_owned() } else { format!("ordinary {n}") };
+        let stored = store.remember(&ann(), note(&text), at(1)).await.unwrap();
+        if n == 20 {
+            id = stored.memory.id;
+        }
+    }
+    let holds = || {
+        fs::read_dir(folder.path()).unwrap().any(|entry| {
+            let bytes = fs::read(entry.unwrap().path()).unwrap().to_ascii_lowercase();
+            bytes.windows(6).any(|window| window == b"xyloph")
+                || bytes.windows(6).any(|window| window == b"quinte")
+        })
+    };
+    assert!(holds());
+    store.forget(&ann(), &[id], at(2)).await.unwrap();
+    assert!(!holds());
+    store.close(SOON).await;
+    assert!(!holds());
+}
+
+#[tokio::test]
+async fn a_file_that_vanishes_is_noticed_before_a_write_is_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, away) = (folder.path().join("tmws.db"), folder.path().join("away.db"));
+    let store = LazyStore::new(options(&path));
+    store.remember(&ann(), note("before"), at(1)).await.unwrap();
+    fs::rename(&path, &away).unwrap();
+    let error = store.remember(&ann(), note("between"), at(2)).await.unwrap_err();
+    insta::assert_snapshot!(
+        told(&error, folder.path()),
+        @"the store is not available: [folder]/tmws.db was moved, replaced or deleted while in use; put it back, or start tmws again"
+    );
+    fs::rename(&away, &path).unwrap();
+    store.remember(&ann(), note("after"), at(3)).await.unwrap();
+    assert_eq!(contents(&store).await, ["after", "before"].map(String::from).into());
+}
+
+#[tokio::test]
+async fn a_lazy_store_touches_nothing_until_it_is_used_and_tries_again_after_a_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep/tmws.db");
+    let store = LazyStore::new(options(&path));
+    assert!(!folder.path().join("deep").exists());
+    fs::write(folder.path().join("deep"), "in the way").unwrap();
+    let first = store.stats(&ann(), at(1)).await.unwrap_err();
+    assert!(matches!(first, StoreError::Unavailable { .. }), "{first:?}");
+    fs::remove_file(folder.path().join("deep")).unwrap();
+    let second = store.stats(&ann(), at(1)).await.unwrap_err();
+    assert_eq!(first.to_string(), second.to_string(), "within the pause, the same answer without a try");
+    assert!(!folder.path().join("deep").exists());
+    tokio::time::timeout(SOON, async {
+        while store.remember(&ann(), note("works"), at(2)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(path.exists());
+}
