@@ -14,4 +14,6 @@ pub mod schema;
 
 pub mod protocol;
 
+pub mod pattern;
+
 pub mod store;

@@ -1,0 +1,424 @@
+//! What an expression may contain, decided on its syntax tree before anything runs.
+
+use jaq_core::{
+    load::{
+        lex::{Lexer, StrPart, Tok, Token},
+        parse::{BinaryOp, Parser, Pattern, Term},
+    },
+    ops::Math,
+    path::Part,
+};
+
+use super::function::{ALLOWED, REFUSED};
+use crate::nearest::nearest;
+
+/// Longest source, in bytes.
+pub(super) const SOURCE_BYTES_MAX: usize = 8 << 10;
+/// Brackets opened in one source.
+const BRACKETS_MAX: usize = 256;
+/// Brackets within brackets.
+const NESTING_MAX: usize = 32;
+/// Words and signs that make the parser recurse.
+const PREFIXES_MAX: usize = 256;
+/// Depth of the syntax tree, where an object or text counts one for each member or part.
+const DEPTH_MAX: usize = 96;
+
+/// What an expression reads of the root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reads {
+    /// Static paths from the root, each as far as its members are named: `["steps", "log", "n"]`.
+    pub(crate) paths: Vec<Vec<String>>,
+    /// The root is also used as a whole, so that the paths do not tell everything.
+    pub(crate) whole: bool,
+    /// Names of the result's members, where it is always an object with the same ones.
+    pub(crate) fields: Option<Vec<String>>,
+}
+
+/// Parses and checks `source`.
+///
+/// # Errors
+/// What is wrong, as a fragment.
+pub(super) fn check(source: &str) -> Result<Reads, String> {
+    if source.len() > SOURCE_BYTES_MAX {
+        return Err(format!(
+            "an expression may have {SOURCE_BYTES_MAX} bytes, this one has {}",
+            source.len()
+        ));
+    }
+    if source.bytes().filter(|byte| b"([{".contains(byte)).count() > BRACKETS_MAX {
+        return Err(format!("an expression may open {BRACKETS_MAX} brackets"));
+    }
+    let tokens = Lexer::new(source).lex().map_err(|errors| {
+        errors.first().map_or_else(String::new, |(expected, found)| {
+            syntax(source, &format!("a {}", expected.as_str()), found)
+        })
+    })?;
+    let mut prefixes = 0;
+    measure(&tokens, 0, &mut prefixes)?;
+    if prefixes > PREFIXES_MAX {
+        return Err(format!("an expression may have {PREFIXES_MAX} pipes, signs and keywords"));
+    }
+    if let Some(Token(word @ ("import" | "include" | "module"), Tok::Word)) = tokens.first() {
+        return Err(format!("`{word}` is not allowed: expressions stand alone"));
+    }
+    let term = Parser::new(&tokens).parse(Parser::term).map_err(|errors| {
+        errors.first().map_or_else(String::new, |(expected, found)| {
+            let expected = match expected.as_str() {
+                "" => "the end",
+                expected => expected,
+            };
+            syntax(source, expected, Token::opt_as_str(*found, source))
+        })
+    })?;
+    let mut walk = Walk { variables: Vec::new(), reads: Reads::default() };
+    walk.term(&term, Input::Root, 0)?;
+    walk.reads.fields = fields(&term);
+    walk.reads.paths.sort();
+    walk.reads.paths.dedup();
+    Ok(walk.reads)
+}
+
+/// Names of the members of what `term` gives, where the term itself says them.
+fn fields(term: &Term<&str>) -> Option<Vec<String>> {
+    match term {
+        Term::Obj(members) => members
+            .iter()
+            .map(|(key, _)| match key {
+                Term::Var(name) => Some(name[1..].to_owned()),
+                key => literal(key).map(str::to_owned),
+            })
+            .collect(),
+        Term::BinOp(_, BinaryOp::Pipe(_), right) => fields(right),
+        Term::BinOp(left, BinaryOp::Math(Math::Add), right) => {
+            let mut names = fields(left)?;
+            names.extend(fields(right)?);
+            Some(names)
+        }
+        _ => None,
+    }
+}
+
+fn syntax(source: &str, expected: &str, found: &str) -> String {
+    let offset = found.as_ptr() as usize - source.as_ptr() as usize;
+    let character = source.get(..offset).map_or(0, |before| before.chars().count()) + 1;
+    let mut found: String = found.chars().take(12).collect();
+    if found.is_empty() {
+        found.push_str("the end");
+    } else {
+        found = format!("`{}`", found.trim_end());
+    }
+    format!("not a jq expression: expected {expected}, found {found} at character {character}")
+}
+
+/// Bounds what the recursive parser will do.
+fn measure(tokens: &[Token<&str>], depth: usize, prefixes: &mut usize) -> Result<(), String> {
+    if depth > NESTING_MAX {
+        return Err(format!("an expression may nest {NESTING_MAX} brackets"));
+    }
+    for Token(text, token) in tokens {
+        match token {
+            Tok::Block(inner) => measure(inner, depth + 1, prefixes)?,
+            Tok::Str(parts) => {
+                for part in parts {
+                    if let StrPart::Term(Token(_, Tok::Block(inner))) = part {
+                        measure(inner, depth + 1, prefixes)?;
+                    }
+                }
+            }
+            Tok::Word => {
+                let keyword =
+                    ["if", "elif", "try", "reduce", "foreach", "label", "def", "as", "catch"].contains(text);
+                *prefixes += usize::from(keyword);
+            }
+            Tok::Sym => {
+                *prefixes += usize::from(text.starts_with(['-', '|', '=', '+', '*', '/', '%']));
+            }
+            Tok::Var | Tok::Fmt | Tok::Num => {}
+        }
+    }
+    Ok(())
+}
+
+/// What `.` is where a term stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Root,
+    Other,
+}
+
+struct Walk<'s> {
+    variables: Vec<&'s str>,
+    reads: Reads,
+}
+
+fn literal<'s>(term: &Term<&'s str>) -> Option<&'s str> {
+    match term {
+        Term::Str(None, parts) => match parts.as_slice() {
+            [StrPart::Str(text)] => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+impl<'s> Walk<'s> {
+    fn whole(&mut self, input: Input) {
+        self.reads.whole |= input == Input::Root;
+    }
+
+    fn read(&mut self, input: Input, path: Vec<String>) {
+        if input == Input::Root {
+            self.reads.paths.push(path);
+        }
+    }
+
+    fn terms<'t>(
+        &mut self,
+        terms: impl IntoIterator<Item = &'t Term<&'s str>>,
+        input: Input,
+        depth: usize,
+    ) -> Result<(), String>
+    where
+        's: 't,
+    {
+        terms.into_iter().try_for_each(|term| self.term(term, input, depth))
+    }
+
+    fn term(&mut self, term: &Term<&'s str>, input: Input, depth: usize) -> Result<(), String> {
+        if depth > DEPTH_MAX {
+            return Err(format!(
+                "an expression may be nested {DEPTH_MAX} deep; split it into `data.jq` steps"
+            ));
+        }
+        let inner = depth + 1;
+        match term {
+            Term::Id => self.whole(input),
+            Term::Recurse => {
+                return Err("`..` is not allowed: it loops over everything; name the members".to_owned());
+            }
+            Term::Num(number) => {
+                if !number.parse::<f64>().is_ok_and(f64::is_finite) {
+                    return Err(format!("the number {number:.20} is too large"));
+                }
+            }
+            Term::Str(format, parts) => {
+                if let Some(format) = format.filter(|format| !["@json", "@text"].contains(format)) {
+                    return Err(format!("`{format}` is not available: only @json and @text are"));
+                }
+                for part in parts {
+                    if let StrPart::Term(term) = part {
+                        self.term(term, input, inner + parts.len())?;
+                    }
+                }
+            }
+            Term::Arr(None) => {}
+            Term::Arr(Some(term)) | Term::Neg(term) => self.term(term, input, inner)?,
+            Term::Obj(members) => {
+                for (key, value) in members {
+                    match value {
+                        Some(value) => self.terms([key, value], input, inner + members.len())?,
+                        None => match (literal(key), key) {
+                            (Some(name), _) => self.read(input, vec![name.to_owned()]),
+                            (None, Term::Var(_)) => self.term(key, input, inner)?,
+                            (None, _) => {
+                                self.whole(input);
+                                self.term(key, input, inner + members.len())?;
+                            }
+                        },
+                    }
+                }
+            }
+            Term::BinOp(left, operator, right) => self.operation(left, operator, right, input, inner)?,
+            Term::Label(..) | Term::Break(_) => {
+                return Err("`label` and `break` are not allowed: use first(f) or limit(n; f)".to_owned());
+            }
+            Term::Fold(word, items, pattern, arguments) => {
+                let fits =
+                    if *word == "reduce" { arguments.len() == 2 } else { [2, 3].contains(&arguments.len()) };
+                if !fits {
+                    return Err(format!("`{word}` takes (start; update), not {} arguments", arguments.len()));
+                }
+                self.term(items, input, inner)?;
+                self.term(&arguments[0], input, inner)?;
+                self.bound(pattern, inner, |walk| walk.terms(&arguments[1..], Input::Other, inner))?;
+            }
+            Term::TryCatch(tried, caught) => {
+                self.term(tried, input, inner)?;
+                self.terms(caught.as_deref(), Input::Other, inner)?;
+            }
+            Term::IfThenElse(cases, otherwise) => {
+                for (condition, then) in cases {
+                    self.terms([condition, then], input, inner + cases.len())?;
+                }
+                match otherwise {
+                    Some(otherwise) => self.term(otherwise, input, inner + cases.len())?,
+                    None => self.whole(input),
+                }
+            }
+            Term::Def(..) => return Err("`def` is not allowed: write the expression out".to_owned()),
+            Term::Call(name, arguments) => self.call(name, arguments, input, inner)?,
+            Term::Var(name) => {
+                if *name == "$ENV" {
+                    return Err("`$ENV` is not allowed: expressions do not see the environment".to_owned());
+                }
+                if !self.variables.contains(name) {
+                    return Err(format!("there is no variable `{name}`: bind one with `… as {name} | …`"));
+                }
+            }
+            Term::Path(head, path) => {
+                let mut named = Vec::new();
+                let mut leading = matches!(**head, Term::Id);
+                for (part, _) in &path.0 {
+                    match part {
+                        Part::Index(index) => {
+                            if let Some(name) = literal(index).filter(|_| leading) {
+                                named.push(name.to_owned());
+                            } else {
+                                leading = false;
+                                self.term(index, input, inner)?;
+                            }
+                        }
+                        Part::Range(from, upto) => {
+                            leading = false;
+                            self.terms(from.iter().chain(upto), input, inner)?;
+                        }
+                    }
+                }
+                match **head {
+                    Term::Id if named.is_empty() => self.whole(input),
+                    Term::Id => self.read(input, named),
+                    _ => self.term(head, input, inner)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn operation(
+        &mut self,
+        left: &Term<&'s str>,
+        operator: &BinaryOp<&'s str>,
+        right: &Term<&'s str>,
+        input: Input,
+        depth: usize,
+    ) -> Result<(), String> {
+        match operator {
+            BinaryOp::Pipe(None) => {
+                if matches!(left, Term::Id) {
+                    return self.term(right, input, depth);
+                }
+                self.term(left, input, depth)?;
+                self.term(right, Input::Other, depth)
+            }
+            BinaryOp::Pipe(Some(pattern)) => {
+                self.term(left, input, depth)?;
+                self.bound(pattern, depth, |walk| walk.term(right, input, depth))
+            }
+            BinaryOp::Math(Math::Mul) if matches!(left, Term::Str(..)) || matches!(right, Term::Str(..)) => {
+                Err("multiplying a string is not allowed".to_owned())
+            }
+            BinaryOp::Comma
+            | BinaryOp::Alt
+            | BinaryOp::Or
+            | BinaryOp::And
+            | BinaryOp::Math(_)
+            | BinaryOp::Cmp(_) => self.terms([left, right], input, depth),
+            BinaryOp::Assign | BinaryOp::UpdateMath(_) | BinaryOp::UpdateAlt => {
+                self.whole(input);
+                self.terms([left, right], input, depth)
+            }
+            BinaryOp::Update => {
+                self.whole(input);
+                self.term(left, input, depth)?;
+                self.term(right, Input::Other, depth)
+            }
+        }
+    }
+
+    fn call(
+        &mut self,
+        name: &'s str,
+        arguments: &[Term<&'s str>],
+        input: Input,
+        depth: usize,
+    ) -> Result<(), String> {
+        let known = ALLOWED.iter().any(|(allowed, _)| *allowed == name);
+        let refused = REFUSED.iter().find(|(names, _)| names.contains(&name));
+        if !ALLOWED.contains(&(name, arguments.len())) {
+            return Err(match refused {
+                Some((_, reason)) => format!("`{name}` is not allowed: {reason}"),
+                None if known => {
+                    let takes: Vec<_> = ALLOWED
+                        .iter()
+                        .filter(|(allowed, _)| *allowed == name)
+                        .map(|(_, count)| count.to_string())
+                        .collect();
+                    format!("`{name}` takes {} arguments, not {}", takes.join(" or "), arguments.len())
+                }
+                None if name.starts_with('@') => {
+                    format!("`{name}` is not available: only @json and @text are, before a string")
+                }
+                None => {
+                    let hint = nearest(name, ALLOWED.iter().map(|(allowed, _)| *allowed))
+                        .map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
+                    format!("there is no function `{name}`{hint}")
+                }
+            });
+        }
+        match name {
+            // Take their generators where they stand, and nothing else of their input.
+            "empty" | "true" | "false" | "null" | "limit" | "skip" | "isempty" => {
+                self.terms(arguments, input, depth)
+            }
+            "first" | "last" | "add" | "error" if arguments.len() == 1 => self.terms(arguments, input, depth),
+            "nth" if arguments.len() == 2 => self.terms(arguments, input, depth),
+            "any" | "all" if arguments.len() == 2 => {
+                self.term(&arguments[0], input, depth)?;
+                self.term(&arguments[1], Input::Other, depth)
+            }
+            // Apply their argument to each item.
+            "map" | "map_values" | "with_entries" | "sort_by" | "group_by" | "unique_by" | "min_by"
+            | "max_by" | "any" | "all" => {
+                self.whole(input);
+                self.terms(arguments, Input::Other, depth)
+            }
+            _ => {
+                self.whole(input);
+                self.terms(arguments, input, depth)
+            }
+        }
+    }
+
+    /// Runs `f` with the variables of `pattern` in scope.
+    fn bound(
+        &mut self,
+        pattern: &Pattern<&'s str>,
+        depth: usize,
+        f: impl FnOnce(&mut Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let before = self.variables.len();
+        self.pattern(pattern, depth)?;
+        let result = f(self);
+        self.variables.truncate(before);
+        result
+    }
+
+    fn pattern(&mut self, pattern: &Pattern<&'s str>, depth: usize) -> Result<(), String> {
+        if depth > DEPTH_MAX {
+            return Err(format!("an expression may be nested {DEPTH_MAX} deep"));
+        }
+        match pattern {
+            Pattern::Var(name) => self.variables.push(name),
+            Pattern::Arr(parts) => parts.iter().try_for_each(|part| self.pattern(part, depth + 1))?,
+            Pattern::Obj(members) => {
+                for (key, part) in members {
+                    if literal(key).is_none() {
+                        return Err("a destructuring pattern names its members: {name: $variable}".to_owned());
+                    }
+                    self.pattern(part, depth + 1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

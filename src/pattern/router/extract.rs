@@ -1,0 +1,283 @@
+//! What a query says about inputs: named groups first, then inputs marked `x-from-query`.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use jsonschema::{PatternOptions, Validator};
+use regex::Regex;
+use serde_json::{Map, Value, json};
+
+use super::trigger::{Matcher, words};
+use crate::pattern::{Pattern, inputs_with_defaults};
+
+/// Spans of time as people write them.
+static DURATION: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(
+        concat!(
+            r"(?i)\b(?:\d+ ?(?:ms|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|wks?|weeks?|months?|y|years?)",
+            r"|(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|few|several|couple(?: of)?) ",
+            r"(?:minutes?|hours?|days?|nights?|weeks?|weekends?|months?|quarters?|years?|sprints?)",
+            r"|today|tonight|yesterday|(?:last|past|previous|this|since|until|on) ",
+            r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day|hour|night|day|week|weekend|month|quarter|year|sprint))\b",
+        ),
+    )
+    .expect("a constant regex (tested)")
+});
+
+/// Words that may be a path: they have a slash, or a name and an extension.
+static PATH: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?:[\w.~-]*/[\w./~-]*[\w~-][\w./~-]*|\b[\w-]{2,}(?:\.[\w-]+)*\.[A-Za-z][A-Za-z0-9]{0,4}\b)")
+        .expect("a constant regex (tested)")
+});
+
+/// Words with a slash that are no paths.
+const NOT_PATHS: &[&str] = &[
+    "and/or",
+    "ci/cd",
+    "i/o",
+    "n/a",
+    "w/o",
+    "w/",
+    "he/she",
+    "his/her",
+    "yes/no",
+    "on/off",
+    "true/false",
+    "input/output",
+    "read/write",
+    "client/server",
+    "tcp/ip",
+    "24/7",
+    "either/or",
+    "pros/cons",
+];
+/// Names with a dot that are no files.
+const NOT_FILES: &[&str] = &["node.js", "vue.js", "next.js", "asp.net", "etc.so"];
+
+/// What fits a pattern's inputs, compiled once.
+#[derive(Debug)]
+pub(super) struct Forms {
+    whole: Option<Validator>,
+    /// Of inputs that a query may fill and that have a form.
+    each: HashMap<String, Validator>,
+}
+
+impl Forms {
+    pub(super) fn of(pattern: &Pattern) -> Self {
+        let compile = |schema: &Value| {
+            jsonschema::draft202012::options()
+                .with_pattern_options(PatternOptions::regex())
+                .build(schema)
+                .ok()
+        };
+        let properties = pattern.inputs["properties"].as_object().into_iter().flatten();
+        let formed =
+            properties.filter(|(_, property)| property["x-from-query"] == json!(true) && has_form(property));
+        Self {
+            whole: compile(&pattern.inputs),
+            each: formed.filter_map(|(name, property)| Some((name.clone(), compile(property)?))).collect(),
+        }
+    }
+}
+
+/// Inputs that a query filled, and the parts of the query that this used up.
+#[derive(Debug, Default)]
+pub(super) struct Filled {
+    pub(super) inputs: Map<String, Value>,
+    used: Vec<(usize, usize)>,
+    /// The query says a number that the pattern does not take.
+    unfit: bool,
+}
+
+impl Filled {
+    /// Fills what it can of `pattern`'s inputs.
+    pub(super) fn from_query(pattern: &Pattern, forms: &Forms, query: &str) -> Self {
+        let mut filled = Self::default();
+        let Some(properties) = pattern.inputs["properties"].as_object() else { return filled };
+        let mut trigger = Matcher::phrase_of(pattern, query);
+        for regex in &pattern.triggers.regexes {
+            let Some(found) = regex.captures(query) else { continue };
+            if let Some(whole) = found.get(0) {
+                trigger.push((whole.start(), whole.end()));
+            }
+            for name in regex.capture_names().flatten() {
+                let Some((group, property)) = found.name(name).zip(properties.get(name)) else { continue };
+                if let Some(value) =
+                    typed(property, group.as_str()).filter(|_| !filled.inputs.contains_key(name))
+                {
+                    filled.inputs.insert(name.to_owned(), value);
+                    filled.used.push((group.start(), group.end()));
+                }
+            }
+        }
+        let wanted: Vec<_> = properties
+            .iter()
+            .filter(|(name, property)| {
+                property["x-from-query"] == json!(true) && !filled.inputs.contains_key(*name)
+            })
+            .collect();
+        // What has a form is taken before what takes the rest.
+        for (name, property) in wanted.iter().filter(|(_, property)| has_form(property)) {
+            if let Some((value, span)) =
+                forms.each.get(*name).and_then(|form| filled.formed(property, form, query))
+            {
+                filled.unfit = false;
+                filled.inputs.insert((*name).clone(), value);
+                filled.used.push(span);
+            }
+        }
+        for (name, property) in wanted.iter().filter(|(_, property)| !has_form(property)) {
+            if let Some((text, span)) = filled.rest(query, &trigger)
+                && let Some(value) = typed(property, text)
+            {
+                filled.inputs.insert((*name).clone(), value);
+                filled.used.push(span);
+            }
+        }
+        filled
+    }
+
+    fn is_used(&self, start: usize, end: usize) -> bool {
+        self.used.iter().any(|(from, upto)| start < *upto && *from < end)
+    }
+
+    /// The first unused word that fits `property`.
+    fn formed(&mut self, property: &Value, form: &Validator, query: &str) -> Option<(Value, (usize, usize))> {
+        let trimmed = |start: usize, end: usize| {
+            let word = &query[start..end];
+            let inner = word.trim_matches(|char: char| !char.is_alphanumeric() && !"/.~_-*".contains(char));
+            let inner = inner.trim_end_matches(['.', ',', '?', '!', ':', ';']);
+            let start = start + (inner.as_ptr() as usize - word.as_ptr() as usize);
+            (inner, (start, start + inner.len()))
+        };
+        let mut at = 0;
+        for part in query.split(char::is_whitespace) {
+            let (word, span) = trimmed(at, at + part.len());
+            at += part.len() + query[at + part.len()..].chars().next().map_or(0, char::len_utf8);
+            if word.is_empty() || self.is_used(span.0, span.1) {
+                continue;
+            }
+            match typed(property, word) {
+                Some(value) if form.is_valid(&value) => return Some((value, span)),
+                Some(Value::Number(_)) => self.unfit = true,
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// What the query says beside its trigger and what is used: the stretch after the trigger, else the longest.
+    fn rest<'q>(&self, query: &'q str, trigger: &[(usize, usize)]) -> Option<(&'q str, (usize, usize))> {
+        const POINTING: &[&str] =
+            &["it", "this", "that", "these", "those", "them", "here", "there", "something"];
+        const LEADING: &[&str] = &[
+            "about",
+            "on",
+            "of",
+            "for",
+            "with",
+            "regarding",
+            "concerning",
+            "the",
+            "to",
+            "that",
+            "is",
+            "was",
+            "we",
+            "in",
+            "a",
+            "an",
+        ];
+        let taken = |start: usize, end: usize| {
+            trigger.iter().chain(&self.used).any(|(from, upto)| start < *upto && *from < end)
+        };
+        let mut stretches: Vec<(usize, usize)> = Vec::new();
+        let mut open = false;
+        for word in words(query) {
+            if taken(word.start, word.end) {
+                open = false;
+            } else if open {
+                if let Some(last) = stretches.last_mut() {
+                    last.1 = word.end;
+                }
+            } else if !LEADING.contains(&word.text.as_str()) {
+                stretches.push((word.start, word.end));
+                open = true;
+            }
+        }
+        stretches.retain(|(start, end)| {
+            words(&query[*start..*end]).iter().any(|word| !POINTING.contains(&word.text.as_str()))
+        });
+        let trigger_end = trigger.iter().map(|(_, end)| *end).max().unwrap_or(0);
+        let after = stretches.iter().find(|(start, _)| *start >= trigger_end && trigger_end > 0).copied();
+        let longest =
+            || stretches.iter().copied().max_by_key(|(start, end)| (end - start, usize::MAX - start));
+        let (start, end) = after.or_else(longest)?;
+        Some((&query[start..end], (start, end)))
+    }
+
+    /// Required inputs that are still empty.
+    pub(super) fn missing(&self, pattern: &Pattern) -> Vec<String> {
+        let properties = &pattern.inputs["properties"];
+        let required = pattern.inputs["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        required
+            .filter(|name| !self.inputs.contains_key(*name) && properties[*name].get("default").is_none())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Whether the pattern can run on this: nothing is missing, everything fits, and the query said no time or path
+    /// that would be ignored.
+    pub(super) fn is_complete(&self, pattern: &Pattern, forms: &Forms, query: &str) -> bool {
+        if self.unfit || !self.missing(pattern).is_empty() || self.ignores_something(query) {
+            return false;
+        }
+        forms
+            .whole
+            .as_ref()
+            .is_some_and(|whole| whole.is_valid(&inputs_with_defaults(&pattern.inputs, self.inputs.clone())))
+    }
+
+    fn ignores_something(&self, query: &str) -> bool {
+        let unused = |found: regex::Match<'_>| !self.is_used(found.start(), found.end());
+        DURATION.find_iter(query).any(unused)
+            || PATH.find_iter(query).filter(|found| is_path(found.as_str())).any(unused)
+    }
+}
+
+fn is_path(word: &str) -> bool {
+    let word = word.trim_end_matches('.').to_lowercase();
+    let abbreviation = word.split('.').all(|part| part.len() <= 1);
+    !(NOT_PATHS.contains(&word.as_str()) || NOT_FILES.contains(&word.as_str()) || abbreviation)
+}
+
+/// Whether a property says which words fit it.
+fn has_form(property: &Value) -> bool {
+    property.get("pattern").is_some()
+        || property.get("enum").is_some()
+        || property.get("const").is_some()
+        || property.get("format").is_some()
+        || property["type"] != json!("string")
+}
+
+/// `text` as a value of the property's type; its form is checked later.
+fn typed(property: &Value, text: &str) -> Option<Value> {
+    match property["type"].as_str() {
+        Some("integer") => text.parse::<i64>().ok().map(Value::from),
+        Some("number") => text.parse::<f64>().ok().filter(|number| number.is_finite()).map(Value::from),
+        Some("boolean") => match text.to_lowercase().as_str() {
+            "true" | "yes" => Some(json!(true)),
+            "false" | "no" => Some(json!(false)),
+            _ => None,
+        },
+        Some("array" | "object" | "null") => None,
+        _ => Some(json!(text)),
+    }
+}
+
+impl Matcher {
+    /// Where phrases of `pattern` stand in `query`.
+    fn phrase_of(pattern: &Pattern, query: &str) -> Vec<(usize, usize)> {
+        let query_words = words(query);
+        pattern.triggers.phrases.iter().filter_map(|phrase| Self::phrase(&query_words, phrase)).collect()
+    }
+}
