@@ -17,3 +17,5 @@ pub mod protocol;
 pub mod pattern;
 
 pub mod store;
+
+pub mod engine;

@@ -3,9 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod conversations;
+mod engine;
 mod pattern_loader;
 mod pattern_routing;
 mod schema;
+mod steps_fs;
+mod steps_git;
+mod steps_patterns;
+mod steps_support;
 mod store_contract;
 mod store_faults;
 mod store_model;

@@ -1,0 +1,225 @@
+//! What the engine is asked and what it answers.
+
+use std::{path::PathBuf, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::pattern::Mode;
+
+/// Where time comes from.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The folder that `fs.*` and `git.*` steps work on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Workspace {
+    /// A canonical directory.
+    Root(PathBuf),
+    /// None, and why: patterns that need one answer `denied` with this text and what to set.
+    None {
+        /// One sentence.
+        reason: String,
+    },
+}
+
+/// Who may run what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A model through `execute_pattern` or a prompt: read-only patterns only.
+    Model,
+    /// The command line, `remember`, or a promoted tool: effectful patterns too, by name.
+    Trusted,
+}
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// A pattern by name, optionally pinned: `repo.digest`, `repo.digest@1`.
+    Pattern(String),
+    /// A question in words, to be routed.
+    Query(String),
+}
+
+/// One execution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExecuteRequest {
+    /// What to run.
+    pub target: Target,
+    /// Inputs by name, before defaults.
+    pub input: Map<String, Value>,
+    /// Types and budget.
+    pub mode: Mode,
+    /// A session handle, which overrides the connection's own session.
+    pub session: Option<String>,
+    /// An etag: the answer is `unchanged` when it still holds.
+    pub unless: Option<String>,
+    /// Skips caches.
+    pub fresh: bool,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// Told how far a run is.
+pub trait Observer: Send + Sync {
+    /// `done` of `total` steps have ended; `step` is the one that just did.
+    fn progress(&self, done: usize, total: usize, step: &str);
+}
+
+/// How an execution ended well.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Execution {
+    /// What happened.
+    pub outcome: Outcome,
+    /// The compact JSON text for the model: exactly what is counted against the budget.
+    pub text: String,
+    /// Honest accounting; not for the model.
+    pub receipt: Receipt,
+}
+
+/// The answer itself.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The pattern ran. `value` is its output with the envelope members the model needs (`etag`, `more`, `partial`, `project`).
+    Output {
+        /// As rendered in `text`.
+        value: Value,
+        /// Names this output; hand it back as `unless`.
+        etag: String,
+        /// Handle of the whole result where it was shrunk.
+        handle: Option<String>,
+    },
+    /// The etag given as `unless` still holds.
+    Unchanged {
+        /// The same etag.
+        etag: String,
+    },
+    /// The query matched nothing uniquely: the caller chooses.
+    Candidates {
+        /// At most three.
+        candidates: Vec<Candidate>,
+    },
+}
+
+/// A pattern offered instead of run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Name.
+    pub name: String,
+    /// One line.
+    pub description: String,
+    /// Required inputs that the query did not fill.
+    pub missing: Vec<String>,
+    /// All inputs by name.
+    pub inputs: Vec<String>,
+}
+
+/// What a run really cost. "Saved" is only ever `tokens_seen - tokens_out`, called compression, and never estimated here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Receipt {
+    /// `name@version`, where a pattern ran.
+    pub pattern: Option<String>,
+    /// SHA-256 of its file.
+    pub hash: Option<String>,
+    /// o200k_base tokens of the text.
+    pub tokens_out: usize,
+    /// The vocabulary was not loaded yet: `tokens_out` is bytes / 4.
+    pub tokens_estimated: bool,
+    /// Bytes that the steps produced or read.
+    pub bytes_seen: u64,
+    /// `miss`, `hit`, or `off`.
+    pub cache: &'static str,
+    /// How the target was chosen: `name`, `phrase`, `regex`, `handle` (a kept result), or `none` (candidates).
+    pub matched_by: &'static str,
+    /// Whole duration.
+    pub elapsed: Duration,
+    /// Per step.
+    pub steps: Vec<StepReceipt>,
+}
+
+/// What one step cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepReceipt {
+    /// Its id.
+    pub id: String,
+    /// `ok`, `skipped`, or the error code.
+    pub outcome: String,
+    /// Its duration.
+    pub elapsed: Duration,
+    /// Bytes it produced or read.
+    pub bytes: u64,
+}
+
+/// Why an execution failed, as a model should see it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    /// The code.
+    pub kind: ErrorKind,
+    /// What happened, where, what to do.
+    pub message: String,
+    /// The step, input or file concerned.
+    pub part: Option<String>,
+    /// Worth trying again after so long.
+    pub retry_after: Option<Duration>,
+}
+
+macro_rules! error_kinds {
+    ($(#[doc = $meaning:literal] $kind:ident $code:literal;)*) => {
+        /// Codes of failed executions: one table, the same in tool results, on the command line and in the docs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ErrorKind { $(#[doc = $meaning] $kind,)* }
+
+        impl ErrorKind {
+            /// All kinds.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// The code as written in answers.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$kind => $code,)* }
+            }
+
+            /// What it means, for the docs.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$kind => $meaning.trim_ascii(),)* }
+            }
+        }
+    };
+}
+
+error_kinds! {
+    /// No such pattern (or none that the caller may run).
+    UnknownPattern "unknown_pattern";
+    /// Inputs do not fit.
+    InvalidInput "invalid_input";
+    /// The pattern's output breaks its own schema, or an expression failed: the pattern is wrong.
+    PatternFault "pattern_fault";
+    /// The answer cannot be brought within its budget.
+    Budget "budget";
+    /// Took longer than allowed.
+    Deadline "deadline";
+    /// Not allowed: permissions, roots, effectful pattern by a model, a repository that would run programs.
+    Denied "denied";
+    /// Too much at once; try again.
+    Busy "busy";
+    /// The store cannot be used now.
+    StoreUnavailable "store_unavailable";
+    /// A path, repository, memory or revision that is not there.
+    NotFound "not_found";
+    /// Unknown, expired or foreign handle.
+    UnknownHandle "unknown_handle";
+    /// More steps, bytes or items than allowed.
+    LimitExceeded "limit_exceeded";
+    /// A `control.assert` did not hold.
+    AssertionFailed "assertion_failed";
+    /// A program that a step needs is missing or failed.
+    ProgramFailed "program_failed";
+    /// Cancelled by the caller.
+    Cancelled "cancelled";
+    /// Our bug; the log has the details.
+    Internal "internal";
+}

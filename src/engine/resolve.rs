@@ -1,0 +1,279 @@
+//! From a name or a query to a pattern.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Caller, Candidate, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, Outcome, Receipt, Target,
+    service::Chosen, steps::data_clip, tokens,
+};
+use crate::{
+    nearest::nearest,
+    pattern::{Effect, Mode, Pattern, library::Library, router::Route},
+};
+
+/// Candidates offered at most.
+const CANDIDATES_MAX: usize = 3;
+const DESCRIPTION_CHARS: usize = 120;
+
+/// The patterns that may run now, and how words find one: what is untrusted or failed to load is not there.
+pub trait Patterns: Send + Sync {
+    /// The pattern called `name`.
+    fn named(&self, name: &str) -> Option<Arc<Pattern>>;
+
+    /// All of them, ordered by name.
+    fn all(&self) -> Vec<Arc<Pattern>>;
+
+    /// Finds the pattern that `query` means.
+    fn route(&self, query: &str, mode: Mode) -> Routed;
+
+    /// All patterns ordered by how well they fit `query`, best first; those that do not fit at all are left out.
+    fn ranked(&self, query: &str) -> Vec<Arc<Pattern>>;
+}
+
+/// What a query means.
+#[derive(Clone, Debug)]
+pub enum Routed {
+    /// One pattern, uniquely.
+    Match {
+        /// The pattern.
+        pattern: Arc<Pattern>,
+        /// Inputs that the query filled.
+        input: Map<String, Value>,
+        /// `phrase` or `regex`.
+        by: &'static str,
+    },
+    /// None uniquely; best first, each with the inputs that the query filled.
+    Candidates(Vec<(Arc<Pattern>, Map<String, Value>)>),
+}
+
+/// The library as the engine holds it.
+pub type LibraryHandle = Arc<dyn Patterns>;
+
+/// The library in use: a value that is replaced whole when files change. Calls that run go on with what they began with.
+#[derive(Debug)]
+pub struct LiveLibrary {
+    current: RwLock<Arc<Library>>,
+}
+
+impl LiveLibrary {
+    /// Starts with `library`.
+    #[must_use]
+    pub fn new(library: Library) -> Self {
+        Self { current: RwLock::new(Arc::new(library)) }
+    }
+
+    /// The library as it is now.
+    #[must_use]
+    pub fn current(&self) -> Arc<Library> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts `library` in the place of the one before.
+    pub fn replace(&self, library: Library) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(library);
+    }
+}
+
+impl Patterns for LiveLibrary {
+    fn named(&self, name: &str) -> Option<Arc<Pattern>> {
+        self.current().named(name)
+    }
+
+    fn all(&self) -> Vec<Arc<Pattern>> {
+        self.current().all()
+    }
+
+    fn route(&self, query: &str, mode: Mode) -> Routed {
+        match self.current().route(query, mode) {
+            Route::Run { pattern, inputs, by } => Routed::Match { pattern, input: inputs, by },
+            Route::Candidates(candidates) => Routed::Candidates(
+                candidates.into_iter().map(|candidate| (candidate.pattern, candidate.inputs)).collect(),
+            ),
+        }
+    }
+
+    fn ranked(&self, query: &str) -> Vec<Arc<Pattern>> {
+        self.current().ranked(query)
+    }
+}
+
+/// What a target came to.
+pub(super) enum Resolved {
+    Chosen(Chosen),
+    Candidates(Vec<Candidate>),
+}
+
+impl Engine {
+    pub(super) fn resolve(&self, request: &ExecuteRequest) -> Result<Resolved, EngineError> {
+        match &request.target {
+            Target::Pattern(name) => Ok(Resolved::Chosen(Chosen {
+                pattern: self.named(name, request.caller)?,
+                input: request.input.clone(),
+                query: None,
+                matched_by: "name",
+            })),
+            Target::Query(query) => Ok(self.routed(query, request)),
+        }
+    }
+
+    /// The pattern called `name`, pinned (`repo.digest@1`, `@1.2`, `@1.2.3`) or not.
+    ///
+    /// # Errors
+    /// `unknown_pattern`, which names the nearest ones.
+    pub fn named(&self, name: &str, caller: Caller) -> Result<Arc<Pattern>, EngineError> {
+        let (base, pin) = match name.split_once('@') {
+            Some((base, pin)) => (base, Some(pin)),
+            None => (name, None),
+        };
+        let unknown = |message: String| EngineError {
+            kind: ErrorKind::UnknownPattern,
+            message,
+            part: Some("pattern".to_owned()),
+            retry_after: None,
+        };
+        let Some(pattern) = self.library.named(base) else {
+            let all = self.library.all();
+            let names: Vec<&str> = all
+                .iter()
+                .filter(|pattern| caller == Caller::Trusted || pattern.effect == Effect::ReadOnly)
+                .map(|pattern| pattern.name.as_str())
+                .collect();
+            let hint = nearest(base, names).map_or_else(
+                || "find_patterns lists them".to_owned(),
+                |near| format!("did you mean {near}? find_patterns lists them all"),
+            );
+            return Err(unknown(format!("there is no pattern {:?}; {hint}", data_clip(base, 80))));
+        };
+        match pin {
+            Some(pin) if !is_pinned(&pattern, pin) => {
+                let version = pattern.version;
+                Err(unknown(format!(
+                    "{base} is here in version {}.{}.{}, not {:?}; name it without a version, or with @{}",
+                    version.major,
+                    version.minor,
+                    version.patch,
+                    data_clip(pin, 40),
+                    version.major
+                )))
+            }
+            _ => Ok(pattern),
+        }
+    }
+
+    fn routed(&self, query: &str, request: &ExecuteRequest) -> Resolved {
+        match self.library.route(query, request.mode) {
+            Routed::Match { pattern, input, by } if pattern.effect == Effect::ReadOnly => {
+                // What the caller says explicitly wins over what its words were taken to mean.
+                let mut merged = input;
+                merged.extend(request.input.clone());
+                Resolved::Chosen(Chosen {
+                    pattern,
+                    input: merged,
+                    query: Some(query.to_owned()),
+                    matched_by: by,
+                })
+            }
+            Routed::Match { pattern, input, .. } => {
+                Resolved::Candidates(vec![candidate(&pattern, &input, &request.input)])
+            }
+            Routed::Candidates(candidates) => Resolved::Candidates(
+                candidates
+                    .iter()
+                    .filter(|(pattern, _)| {
+                        request.caller == Caller::Trusted || pattern.effect == Effect::ReadOnly
+                    })
+                    .take(CANDIDATES_MAX)
+                    .map(|(pattern, input)| candidate(pattern, input, &request.input))
+                    .collect(),
+            ),
+        }
+    }
+
+    /// The patterns that `caller` may run, best first for `query` (by name where there is none), at most `limit`; and
+    /// how many there are.
+    #[must_use]
+    pub fn find(&self, query: Option<&str>, caller: Caller, limit: usize) -> (Vec<Candidate>, usize) {
+        let patterns = match query.map(str::trim).filter(|query| !query.is_empty()) {
+            Some(query) => self.library.ranked(query),
+            None => self.library.all(),
+        };
+        let mut allowed: Vec<_> = patterns
+            .iter()
+            .filter(|pattern| caller == Caller::Trusted || pattern.effect == Effect::ReadOnly)
+            .collect();
+        let total = allowed.len();
+        allowed.truncate(limit);
+        (allowed.into_iter().map(|pattern| candidate(pattern, &Map::new(), &Map::new())).collect(), total)
+    }
+}
+
+/// The text of `find_patterns`: `{patterns: [{name, description, inputs}], total?}`; an input with `*` is required.
+#[must_use]
+pub fn found_text(found: &[Candidate], total: usize) -> String {
+    let patterns: Vec<Value> = found.iter().map(shown).collect();
+    let mut text = json!({"patterns": patterns});
+    if total > found.len() {
+        text["total"] = json!(total);
+    }
+    text.to_string()
+}
+
+fn shown(candidate: &Candidate) -> Value {
+    let inputs: Vec<String> = candidate
+        .inputs
+        .iter()
+        .map(|name| if candidate.missing.contains(name) { format!("{name}*") } else { name.clone() })
+        .collect();
+    json!({"name": candidate.name, "description": candidate.description, "inputs": inputs})
+}
+
+/// The answer to a query that names no pattern uniquely.
+pub(super) fn offered(candidates: Vec<Candidate>, elapsed: Duration) -> Execution {
+    let shown: Vec<Value> = candidates.iter().map(shown).collect();
+    let text = json!({"matched": null, "candidates": shown}).to_string();
+    let tokens = tokens::count(&text);
+    Execution {
+        outcome: Outcome::Candidates { candidates },
+        receipt: Receipt {
+            tokens_out: tokens.count,
+            tokens_estimated: tokens.estimated,
+            cache: "off",
+            matched_by: "none",
+            elapsed,
+            ..Receipt::default()
+        },
+        text,
+    }
+}
+
+fn candidate(pattern: &Pattern, filled: &Map<String, Value>, given: &Map<String, Value>) -> Candidate {
+    let names = |member: &str| -> Vec<String> {
+        match pattern.inputs.get(member) {
+            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            Some(Value::Object(properties)) => properties.keys().cloned().collect(),
+            _ => Vec::new(),
+        }
+    };
+    let first_sentence = pattern.description.split(". ").next().unwrap_or_default();
+    Candidate {
+        name: pattern.name.clone(),
+        description: data_clip(first_sentence.trim(), DESCRIPTION_CHARS),
+        missing: names("required")
+            .into_iter()
+            .filter(|name| !filled.contains_key(name) && !given.contains_key(name))
+            .collect(),
+        inputs: names("properties"),
+    }
+}
+
+fn is_pinned(pattern: &Pattern, pin: &str) -> bool {
+    let version = pattern.version;
+    let parts = [version.major, version.minor, version.patch];
+    let pinned: Vec<Option<u32>> = pin.split('.').map(|part| part.parse().ok()).collect();
+    pinned.len() <= 3 && pinned.iter().zip(parts).all(|(pinned, part)| *pinned == Some(part))
+}

@@ -1,0 +1,608 @@
+//! Runs the steps of one pattern: those that need nothing of each other at the same time, each under its deadline, all
+//! under the run's.
+//!
+//! Everything runs inside the caller's future: dropping it ends the run. Blocking work of steps goes on until it sees
+//! that its token is cancelled or its deadline is over, and its result is thrown away. A panic in a step is caught and
+//! is that step's error `internal`.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant as StdInstant},
+};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    EngineError, ErrorKind, Observer, StepReceipt,
+    steps::{self, Foreach, StepContext, StepError, StepOutput},
+};
+use crate::{
+    pattern::{Effect, ExpressionError, Family, OnError, Pattern, StepSpec, Template},
+    scope::Scope,
+    store::SharedStore,
+};
+
+/// An expression may take so long on the caller's thread; after that it starts again on a thread of its own.
+pub(super) const INLINE: Duration = Duration::from_millis(2);
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a run is given.
+pub(super) struct Given<'a> {
+    pub(super) pattern: &'a Pattern,
+    pub(super) scope: Scope,
+    pub(super) store: SharedStore,
+    /// Roots for `fs.*` and for `git.*`.
+    pub(super) fs_roots: BTreeMap<String, PathBuf>,
+    pub(super) git_roots: BTreeMap<String, PathBuf>,
+    /// `{inputs, bind, query, session}`.
+    pub(super) root: Map<String, Value>,
+    /// Handle of the call's session.
+    pub(super) session: Option<String>,
+    pub(super) now: Timestamp,
+    /// The caller's, or the pattern's own, whichever is earlier.
+    pub(super) deadline: Instant,
+    pub(super) cancel: CancellationToken,
+    pub(super) observer: &'a dyn Observer,
+}
+
+/// What a run gave.
+#[derive(Debug, Default)]
+pub(super) struct Ran {
+    /// The pattern's output.
+    pub(super) output: Value,
+    /// Of the steps at the top.
+    pub(super) receipts: Vec<StepReceipt>,
+    /// What all steps read or made.
+    pub(super) bytes_seen: u64,
+    /// Steps that failed where the pattern went on, with their codes.
+    pub(super) partial: Vec<(String, String)>,
+}
+
+/// Runs a pattern.
+///
+/// # Errors
+/// Of the step that ended the run, its `part` the step's id; of the output's expression (`part` is `output`).
+pub(super) async fn run(given: Given<'_>) -> Result<Ran, EngineError> {
+    let cancel = given.cancel.child_token();
+    let _ended = cancel.clone().drop_guard();
+    let run = Run {
+        given,
+        cancel,
+        started: AtomicUsize::new(0),
+        produced: AtomicUsize::new(0),
+        seen: AtomicU64::new(0),
+        ended: AtomicUsize::new(0),
+        ledger: Mutex::default(),
+    };
+    let mut root = run.given.root.clone();
+    root.insert("steps".to_owned(), Value::Object(Map::new()));
+    let pattern = run.given.pattern;
+    let root = run
+        .block(&pattern.steps, Value::Object(root), None)
+        .await
+        .map_err(|Failed { id, error }| error.into_engine_error(&id))?;
+    let output = evaluate(&pattern.output.value, root, run.given.deadline, pattern.limits.max_bytes)
+        .await
+        .map_err(|error| StepError::from(error).into_engine_error("output"))?;
+    let ledger = run.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Ran { output, receipts: ledger.receipts, bytes_seen: run.seen.into_inner(), partial: ledger.partial })
+}
+
+struct Run<'a> {
+    given: Given<'a>,
+    cancel: CancellationToken,
+    started: AtomicUsize,
+    produced: AtomicUsize,
+    seen: AtomicU64,
+    ended: AtomicUsize,
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Default)]
+struct Ledger {
+    receipts: Vec<StepReceipt>,
+    partial: Vec<(String, String)>,
+}
+
+/// A step that ended its block.
+struct Failed {
+    id: String,
+    error: StepError,
+}
+
+/// What was found out about a step before it starts.
+enum Prepared {
+    Skip,
+    /// Its arguments, and the root where it needs one.
+    Ready(Map<String, Value>, Option<Value>),
+    /// Its expressions take long.
+    Slow(Value),
+    Failed(StepError),
+}
+
+impl<'a> Run<'a> {
+    /// Runs a block of steps on `root`, and gives `root` with their values under `.steps`. `around` is the step that
+    /// holds the block; the block at the top has none.
+    fn block<'s>(
+        &'s self,
+        steps: &'s [StepSpec],
+        root: Value,
+        around: Option<&'s str>,
+    ) -> Boxed<'s, Result<Value, Failed>>
+    where
+        'a: 's,
+    {
+        Box::pin(async move {
+            let own: HashSet<&str> = steps.iter().map(|step| step.id.as_str()).collect();
+            let mut root = root;
+            let mut ended: HashSet<&str> = HashSet::new();
+            let mut waiting: Vec<&StepSpec> = steps.iter().collect();
+            let mut running = Group::default();
+            loop {
+                waiting.retain(|step| {
+                    let ready = step
+                        .needs
+                        .iter()
+                        .all(|needs| !own.contains(needs.as_str()) || ended.contains(needs.as_str()));
+                    if ready {
+                        running.push(self.step(step, self.prepare(step, &root), around));
+                    }
+                    !ready
+                });
+                let Some((step, result)) = running.next().await else { break };
+                let value = match result {
+                    Ok(value) => value,
+                    Err(error) => {
+                        let id =
+                            around.map_or_else(|| step.id.clone(), |around| format!("{around}.{}", step.id));
+                        if step.on_error != OnError::Continue || self.is_over(&error) {
+                            return Err(Failed { id, error });
+                        }
+                        let value = json!({"error": {"code": error.kind.code(), "message": error.message}});
+                        self.ledger().partial.push((id, error.kind.code().to_owned()));
+                        value
+                    }
+                };
+                root["steps"][&step.id] = value;
+                ended.insert(&step.id);
+            }
+            Ok(root)
+        })
+    }
+
+    /// Whether the run itself is at its end, so that no step may go on.
+    fn is_over(&self, error: &StepError) -> bool {
+        error.kind == ErrorKind::Cancelled
+            || Instant::now() >= self.given.deadline
+            || self.started.load(Ordering::Relaxed) > self.given.pattern.limits.max_steps
+            || self.produced.load(Ordering::Relaxed) > self.given.pattern.limits.max_bytes
+    }
+
+    fn prepare(&self, step: &StepSpec, root: &Value) -> Prepared {
+        let inline = (StdInstant::now() + INLINE).min(self.given.deadline.into_std());
+        match prepare(step, root, inline, self.given.pattern.limits.max_bytes) {
+            Err(ExpressionError::Deadline) => Prepared::Slow(root.clone()),
+            Err(error) => Prepared::Failed(error.into()),
+            Ok(prepared) => prepared,
+        }
+    }
+
+    /// One step from its arguments to its value.
+    fn step<'s>(
+        &'s self,
+        step: &'s StepSpec,
+        prepared: Prepared,
+        around: Option<&'s str>,
+    ) -> Boxed<'s, (&'s StepSpec, Result<Value, StepError>)>
+    where
+        'a: 's,
+    {
+        Box::pin(async move {
+            let begun = Instant::now();
+            let result = match self.settled(step, prepared).await {
+                Prepared::Skip => Ok(None),
+                Prepared::Ready(with, root) => self.tries(step, with, root).await.map(Some),
+                Prepared::Failed(error) => Err(error),
+                Prepared::Slow(_) => Err(ExpressionError::Deadline.into()),
+            };
+            if around.is_none() {
+                let (outcome, bytes) = match &result {
+                    Ok(None) => ("skipped", 0),
+                    Ok(Some(output)) => ("ok", output.bytes),
+                    Err(error) => (error.kind.code(), 0),
+                };
+                self.ledger().receipts.push(StepReceipt {
+                    id: step.id.clone(),
+                    outcome: outcome.to_owned(),
+                    elapsed: begun.elapsed(),
+                    bytes,
+                });
+                let done = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
+                self.given.observer.progress(done, self.given.pattern.steps.len(), &step.id);
+            }
+            (step, result.map(|output| output.map_or(Value::Null, |output| output.value)))
+        })
+    }
+
+    /// Evaluates slow expressions on a thread of their own.
+    async fn settled(&self, step: &StepSpec, prepared: Prepared) -> Prepared {
+        let Prepared::Slow(root) = prepared else { return prepared };
+        let (step, deadline) = (step.clone(), self.deadline(step).into_std());
+        let bytes_max = self.given.pattern.limits.max_bytes;
+        let evaluated = tokio::task::spawn_blocking(move || prepare(&step, &root, deadline, bytes_max)).await;
+        match evaluated {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(error)) => Prepared::Failed(error.into()),
+            Err(_) => Prepared::Failed(panicked("an expression")),
+        }
+    }
+
+    async fn tries(
+        &self,
+        step: &StepSpec,
+        with: Map<String, Value>,
+        root: Option<Value>,
+    ) -> Result<StepOutput, StepError> {
+        let (mut left, backoff) = match step.on_error {
+            // What writes is never repeated: whether the first try took effect is unknown.
+            OnError::Retry { max, backoff } if step.uses.effect == Effect::ReadOnly => (max, backoff),
+            OnError::Retry { .. } | OnError::Abort | OnError::Continue => (0, Duration::ZERO),
+        };
+        loop {
+            let result = self.attempt(step, &with, root.as_ref()).await;
+            match result {
+                Err(error) if left > 0 && worth_another_try(error.kind) && !self.is_over(&error) => {
+                    left -= 1;
+                    tracing::debug!(step = step.id, code = error.kind.code(), "step is tried again");
+                    tokio::select! {
+                        () = self.cancel.cancelled() => return Err(cancelled()),
+                        over = timeout_at(self.given.deadline, sleep(backoff)) => if over.is_err() {
+                            return Err(error);
+                        }
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn deadline(&self, step: &StepSpec) -> Instant {
+        let run = self.given.deadline;
+        step.timeout.map_or(run, |timeout| run.min(Instant::now() + timeout))
+    }
+
+    async fn attempt(
+        &self,
+        step: &StepSpec,
+        with: &Map<String, Value>,
+        root: Option<&Value>,
+    ) -> Result<StepOutput, StepError> {
+        let limits = self.given.pattern.limits;
+        if self.started.fetch_add(1, Ordering::Relaxed) >= limits.max_steps {
+            return Err(StepError::new(
+                ErrorKind::LimitExceeded,
+                format!(
+                    "more than {} steps, loops counted (limits.max_steps of the pattern)",
+                    limits.max_steps
+                ),
+            ));
+        }
+        let deadline = self.deadline(step);
+        let cancel = self.cancel.child_token();
+        let _ended = cancel.clone().drop_guard();
+        let work: Boxed<'_, Result<StepOutput, StepError>> =
+            Box::pin(self.dispatch(step, with, root, deadline, cancel));
+        let output = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(cancelled()),
+            output = timeout_at(deadline, caught(work)) => match output {
+                Ok(Ok(output)) => output?,
+                Ok(Err(Panicked)) => return Err(panicked(&format!("step `{}`", step.id))),
+                Err(_) if Instant::now() < self.given.deadline => {
+                    let timeout = step.timeout.unwrap_or_default();
+                    return Err(StepError::new(
+                        ErrorKind::Deadline,
+                        format!("{} did not end within its {timeout:?}", step.uses.uses),
+                    ));
+                }
+                Err(_) => return Err(StepError::new(
+                    ErrorKind::Deadline,
+                    format!(
+                        "the run's time was over before {} ended (limits.timeout of the pattern is {:?}); ask for less",
+                        step.uses.uses, limits.timeout,
+                    ),
+                )),
+            },
+        };
+        self.account(step, &output)?;
+        Ok(output)
+    }
+
+    /// Counts what a step gave against `max_bytes`. Steps that hold others are counted by those.
+    fn account(&self, step: &StepSpec, output: &StepOutput) -> Result<(), StepError> {
+        if !step.children.is_empty() {
+            return Ok(());
+        }
+        self.seen.fetch_add(output.bytes, Ordering::Relaxed);
+        let bytes = steps::json_bytes(&output.value);
+        let max = self.given.pattern.limits.max_bytes;
+        if self.produced.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > max {
+            return Err(StepError::new(
+                ErrorKind::LimitExceeded,
+                format!(
+                    "the steps gave more than {max} bytes (limits.max_bytes of the pattern); ask for less"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn dispatch(
+        &self,
+        step: &StepSpec,
+        with: &Map<String, Value>,
+        root: Option<&Value>,
+        deadline: Instant,
+        cancel: CancellationToken,
+    ) -> Result<StepOutput, StepError> {
+        let root = root.unwrap_or(&Value::Null);
+        let value = match step.uses.uses {
+            "control.parallel" => self.parallel(step, root).await?,
+            "control.foreach" => self.foreach(step, with, root).await?,
+            "control.switch" => self.switch(step, with, root).await?,
+            uses => {
+                self.permit(step)?;
+                let context = self.context(step, deadline, cancel);
+                return match (uses, self.given.session.as_ref()) {
+                    ("data.jq", _) if !with.contains_key("input") => {
+                        steps::run(step.uses, &context, &with_member(with, "input", root.clone())).await
+                    }
+                    ("session.close", Some(session)) if with.get("session").is_none_or(Value::is_null) => {
+                        steps::run(step.uses, &context, &with_member(with, "session", json!(session))).await
+                    }
+                    _ => steps::run(step.uses, &context, with).await,
+                };
+            }
+        };
+        Ok(StepOutput::of(value))
+    }
+
+    fn context(&self, step: &StepSpec, deadline: Instant, cancel: CancellationToken) -> StepContext {
+        let given = &self.given;
+        let produced = self.produced.load(Ordering::Relaxed);
+        StepContext {
+            scope: given.scope.clone(),
+            store: SharedStore::clone(&given.store),
+            roots: match step.uses.family {
+                Family::Fs => given.fs_roots.clone(),
+                Family::Git => given.git_roots.clone(),
+                Family::Memory | Family::Data | Family::Control | Family::Session => BTreeMap::new(),
+            },
+            now: given.now,
+            deadline: deadline.into_std(),
+            cancel,
+            bytes_max: given.pattern.limits.max_bytes.saturating_sub(produced),
+        }
+    }
+
+    /// Checks the pattern's permissions against what `step` touches.
+    fn permit(&self, step: &StepSpec) -> Result<(), StepError> {
+        let permissions = &self.given.pattern.permissions;
+        let (allowed, wanted) = match (step.uses.family, step.uses.effect) {
+            (Family::Memory, Effect::ReadOnly) => (permissions.memory_read, "memory: [read]".to_owned()),
+            (Family::Memory, Effect::Writes | Effect::Executes) => {
+                (permissions.memory_write, "memory: [write]".to_owned())
+            }
+            (Family::Fs, _) => (!permissions.fs_read.is_empty(), "fs.read".to_owned()),
+            (Family::Git, _) => {
+                let command = step.uses.uses.trim_start_matches("git.");
+                (permissions.git.iter().any(|git| git == command), format!("git: [{command}]"))
+            }
+            (Family::Data | Family::Control | Family::Session, _) => return Ok(()),
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(StepError::new(
+            ErrorKind::Denied,
+            format!("{} needs the permission `{wanted}`, which the pattern does not declare", step.uses.uses),
+        ))
+    }
+
+    async fn parallel(&self, step: &StepSpec, root: &Value) -> Result<Value, StepError> {
+        let mut values = Map::new();
+        for block in &step.children {
+            let mut root = self.block(block, root.clone(), Some(&step.id)).await.map_err(inner)?;
+            for child in block {
+                values.insert(child.id.clone(), root["steps"][&child.id].take());
+            }
+        }
+        Ok(Value::Object(values))
+    }
+
+    async fn foreach(
+        &self,
+        step: &StepSpec,
+        with: &Map<String, Value>,
+        root: &Value,
+    ) -> Result<Value, StepError> {
+        let args = Foreach::read(with)?;
+        let block = step.children.first().map_or(&[][..], Vec::as_slice);
+        let mut results = vec![Value::Null; args.items.len()];
+        let mut running = Group::default();
+        let mut items = args.items.iter().enumerate();
+        loop {
+            while running.len() < args.concurrency
+                && let Some((index, item)) = items.next()
+            {
+                let mut root = root.clone();
+                root[args.name] = item.clone();
+                root["index"] = json!(index);
+                running.push(Box::pin(async move { (index, self.block(block, root, Some(&step.id)).await) }));
+            }
+            let Some((index, root)) = running.next().await else { break };
+            results[index] = last_value(block, root.map_err(inner)?);
+        }
+        Ok(json!({"n": results.len(), "total": args.total, "results": results}))
+    }
+
+    async fn switch(
+        &self,
+        step: &StepSpec,
+        with: &Map<String, Value>,
+        root: &Value,
+    ) -> Result<Value, StepError> {
+        let cases = with.get("cases").and_then(Value::as_array).map_or(0, Vec::len);
+        let block = match steps::first_case(with)? {
+            Some(case) => step.children.get(case),
+            None => step.children.get(cases),
+        };
+        let Some(block) = block else { return Ok(Value::Null) };
+        let root = self.block(block, root.clone(), Some(&step.id)).await.map_err(inner)?;
+        Ok(last_value(block, root))
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the value of the last step of `block` out of `root`.
+fn last_value(block: &[StepSpec], mut root: Value) -> Value {
+    block.last().map_or(Value::Null, |last| root["steps"][&last.id].take())
+}
+
+fn inner(failed: Failed) -> StepError {
+    let Failed { id, error } = failed;
+    StepError { message: format!("{id}: {}", error.message), kind: error.kind }
+}
+
+fn with_member(with: &Map<String, Value>, name: &str, value: Value) -> Map<String, Value> {
+    let mut with = with.clone();
+    with.insert(name.to_owned(), value);
+    with
+}
+
+fn prepare(
+    step: &StepSpec,
+    root: &Value,
+    deadline: StdInstant,
+    bytes_max: usize,
+) -> Result<Prepared, ExpressionError> {
+    if let Some(condition) = &step.condition
+        && condition.evaluate(root, deadline, bytes_max)? != Value::Bool(true)
+    {
+        return Ok(Prepared::Skip);
+    }
+    let Value::Object(with) = step.with.evaluate(root, deadline, bytes_max)? else {
+        return Err(ExpressionError::Failed("`with` must be an object".to_owned()));
+    };
+    let needs_root = !step.children.is_empty() || step.uses.uses == "data.jq";
+    Ok(Prepared::Ready(with, needs_root.then(|| root.clone())))
+}
+
+/// Fills in `template`: at once where that is quick, else on a thread of its own.
+pub(super) async fn evaluate(
+    template: &Template,
+    root: Value,
+    deadline: Instant,
+    bytes_max: usize,
+) -> Result<Value, ExpressionError> {
+    let inline = (StdInstant::now() + INLINE).min(deadline.into_std());
+    match template.evaluate(&root, inline, bytes_max) {
+        Err(ExpressionError::Deadline) => {}
+        evaluated => return evaluated,
+    }
+    let template = template.clone();
+    tokio::task::spawn_blocking(move || template.evaluate(&root, deadline.into_std(), bytes_max))
+        .await
+        .unwrap_or_else(|_| Err(ExpressionError::Failed("the expression failed unexpectedly".to_owned())))
+}
+
+const fn worth_another_try(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Busy
+            | ErrorKind::Deadline
+            | ErrorKind::StoreUnavailable
+            | ErrorKind::ProgramFailed
+            | ErrorKind::NotFound
+    )
+}
+
+fn cancelled() -> StepError {
+    StepError::new(ErrorKind::Cancelled, "the caller cancelled the run")
+}
+
+fn panicked(what: &str) -> StepError {
+    StepError::new(
+        ErrorKind::Internal,
+        format!("{what} failed unexpectedly: a bug; the server's log has the details"),
+    )
+}
+
+/// A panic that was caught. The panic's own text went to the log by the panic hook.
+struct Panicked;
+
+/// `work`, with a panic in it as a value.
+async fn caught<T>(mut work: Boxed<'_, T>) -> Result<T, Panicked> {
+    poll_fn(move |context| {
+        // What a panicking step leaves behind is its own: it is dropped and its value is thrown away.
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    })
+    .await
+}
+
+/// Futures that run together. Few enough (steps of a block, items at once) to poll all of them each time.
+struct Group<'a, T> {
+    running: Vec<Boxed<'a, T>>,
+}
+
+impl<T> Default for Group<'_, T> {
+    fn default() -> Self {
+        Self { running: Vec::new() }
+    }
+}
+
+impl<'a, T> Group<'a, T> {
+    fn push(&mut self, future: Boxed<'a, T>) {
+        self.running.push(future);
+    }
+
+    fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// The next one to end; `None` where none runs.
+    async fn next(&mut self) -> Option<T> {
+        poll_fn(|context| {
+            if self.running.is_empty() {
+                return Poll::Ready(None);
+            }
+            for index in 0..self.running.len() {
+                if let Poll::Ready(value) = self.running[index].as_mut().poll(context) {
+                    drop(self.running.swap_remove(index));
+                    return Poll::Ready(Some(value));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

@@ -1,0 +1,553 @@
+//! The engine: finds a pattern, runs it, brings the answer within its budget.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant as StdInstant},
+};
+
+use jiff::Timestamp;
+use jsonschema::Validator;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Caller, Clock, EngineError, ErrorKind, ExecuteRequest, Execution, Observer, Outcome, Receipt, Workspace,
+    budget::{self, Envelope, Keep},
+    etag::{canonical, etag},
+    flight::{Flights, Turn},
+    inputs,
+    plan::Plan,
+    results::{self, ResultQuery},
+    run::{self, Given},
+    steps::{StepError, data_clip},
+    tokens,
+};
+use crate::{
+    pattern::{BindSource, Effect, Family, Mode, Pattern, StepSpec},
+    scope::Scope,
+    store::{SharedStore, StoreError, StoredResult},
+};
+
+/// Patterns kept compiled (plan and schemas); more are compiled anew.
+const COMPILED_MAX: usize = 1_024;
+/// How long an answer waits for the store to keep what does not fit into it.
+const KEEP_MAX: Duration = Duration::from_secs(1);
+/// When to try again after the store failed.
+const RETRY_STORE: Duration = Duration::from_secs(1);
+/// When to try again after too much at once.
+const RETRY_BUSY: Duration = Duration::from_millis(200);
+
+/// Where the workspace of a call comes from. It may change while the process runs (a client may tell its roots late).
+pub trait Workspaces: Send + Sync {
+    /// The folder that `scope`'s calls work on.
+    fn workspace(&self, scope: &Scope) -> Workspace;
+}
+
+/// What can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Budget of one page of a kept result, in o200k_base tokens.
+    pub result_budget_tokens: usize,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self { result_budget_tokens: 2_000 }
+    }
+}
+
+/// Runs patterns. Shared by all connections.
+pub struct Engine {
+    pub(super) library: super::resolve::LibraryHandle,
+    store: SharedStore,
+    workspaces: Arc<dyn Workspaces>,
+    clock: Arc<dyn Clock>,
+    settings: EngineSettings,
+    compiled: Mutex<HashMap<String, Arc<Compiled>>>,
+    flights: Flights<FlightKey, Result<Execution, EngineError>>,
+}
+
+/// What is made of a pattern once.
+#[derive(Debug)]
+struct Compiled {
+    inputs: Validator,
+    output: Validator,
+}
+
+/// Calls that may share one run: everything that the answer depends on, and the whole scope.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct FlightKey {
+    scope: Scope,
+    hash: String,
+    mode: Mode,
+    input: String,
+    query: Option<String>,
+    session: Option<String>,
+    unless: Option<String>,
+}
+
+/// What surrounds one execution.
+#[derive(Clone)]
+pub struct Surroundings<'a> {
+    /// Told how far the run is.
+    pub observer: &'a dyn Observer,
+    /// Cancelled when the caller goes away.
+    pub cancel: CancellationToken,
+    /// When the caller must have its answer.
+    pub deadline: StdInstant,
+}
+
+/// An observer that looks away.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn progress(&self, _: usize, _: usize, _: &str) {}
+}
+
+/// A pattern that was chosen, and with what.
+pub(super) struct Chosen {
+    pub(super) pattern: Arc<Pattern>,
+    pub(super) input: Map<String, Value>,
+    pub(super) query: Option<String>,
+    pub(super) matched_by: &'static str,
+}
+
+impl Engine {
+    /// An engine. Nothing is loaded or opened before the first call.
+    #[must_use]
+    pub fn new(
+        library: super::resolve::LibraryHandle,
+        store: SharedStore,
+        workspaces: Arc<dyn Workspaces>,
+        clock: Arc<dyn Clock>,
+        settings: EngineSettings,
+    ) -> Self {
+        Self {
+            library,
+            store,
+            workspaces,
+            clock,
+            settings,
+            compiled: Mutex::default(),
+            flights: Flights::default(),
+        }
+    }
+
+    /// Runs a pattern, by name or by a query.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`].
+    pub async fn execute(
+        &self,
+        scope: &Scope,
+        request: ExecuteRequest,
+        around: Surroundings<'_>,
+    ) -> Result<Execution, EngineError> {
+        let begun = Instant::now();
+        tokens::warm();
+        let result = match self.resolve(&request)? {
+            super::resolve::Resolved::Candidates(candidates) => {
+                Ok(super::resolve::offered(candidates, begun.elapsed()))
+            }
+            super::resolve::Resolved::Chosen(chosen) => self.run_chosen(scope, request, chosen, around).await,
+        };
+        result
+            .map(|mut execution| {
+                execution.receipt.elapsed = begun.elapsed();
+                execution
+            })
+            .map_err(hinted)
+    }
+
+    /// A part of a result that was kept behind a handle, within a budget of its own.
+    ///
+    /// # Errors
+    /// `unknown_handle`, `invalid_input`, `not_found`, `budget`, `store_unavailable`.
+    pub async fn get_result(
+        &self,
+        scope: &Scope,
+        query: &ResultQuery,
+        deadline: StdInstant,
+    ) -> Result<Execution, EngineError> {
+        let begun = Instant::now();
+        tokens::warm();
+        let deadline = Instant::from_std(deadline);
+        let stored = timeout_at(deadline, self.store.get_result(scope, &query.handle, self.clock.now()))
+            .await
+            .map_err(|_| late("the store did not answer in time"))?
+            .map_err(|error| {
+                let unknown = matches!(error, StoreError::UnknownHandle);
+                let error = hinted(StepError::from(error).into_engine_error("handle"));
+                if unknown { advised(error, "run the pattern again for a new one") } else { error }
+            })?;
+        let value = results::page(&stored.value, query, self.settings.result_budget_tokens, deadline).await?;
+        let text = value.to_string();
+        let tokens = tokens::count(&text);
+        Ok(Execution {
+            receipt: Receipt {
+                pattern: Some(stored.pattern),
+                tokens_out: tokens.count,
+                tokens_estimated: tokens.estimated,
+                bytes_seen: text.len() as u64,
+                cache: "off",
+                matched_by: "handle",
+                elapsed: begun.elapsed(),
+                ..Receipt::default()
+            },
+            outcome: Outcome::Output {
+                etag: etag(&query.handle, self.settings.result_budget_tokens, &value),
+                value,
+                handle: Some(query.handle.clone()),
+            },
+            text,
+        })
+    }
+
+    async fn run_chosen(
+        &self,
+        scope: &Scope,
+        request: ExecuteRequest,
+        chosen: Chosen,
+        around: Surroundings<'_>,
+    ) -> Result<Execution, EngineError> {
+        let pattern = &chosen.pattern;
+        if pattern.effect != Effect::ReadOnly && request.caller != Caller::Trusted {
+            return Err(effectful(pattern));
+        }
+        let compiled = self.compiled(pattern)?;
+        let input = inputs::prepare(&pattern.inputs, &compiled.inputs, chosen.input.clone())?;
+        let shared = pattern.effect == Effect::ReadOnly && !request.fresh && !has(pattern, Family::Session);
+        let call = Call { scope, request: &request, chosen: &chosen, compiled: &compiled, input };
+        let mut execution =
+            if shared { self.share(&call, &around).await? } else { self.produce(&call, &around).await? };
+        execution.receipt.matched_by = chosen.matched_by;
+        Ok(execution)
+    }
+
+    /// Runs once for all equal calls that wait at the same time.
+    async fn share(&self, call: &Call<'_>, around: &Surroundings<'_>) -> Result<Execution, EngineError> {
+        let key = FlightKey {
+            scope: call.scope.clone(),
+            hash: call.chosen.pattern.hash.clone(),
+            mode: call.request.mode,
+            input: canonical(&Value::Object(call.input.clone())),
+            query: call.chosen.query.clone(),
+            session: call.request.session.clone(),
+            unless: call.request.unless.clone(),
+        };
+        let turn = tokio::select! {
+            turn = self.flights.join(&key) => turn,
+            () = around.cancel.cancelled() => return Err(cancelled()),
+            () = tokio::time::sleep_until(Instant::from_std(around.deadline)) => {
+                return Err(late("an equal call that was waited for did not end in time"));
+            }
+        };
+        match turn {
+            Turn::Landed(result) => result,
+            Turn::Lead(lead) => {
+                let result = self.produce(call, around).await;
+                // What only this caller suffers is not handed on: whoever waits then runs on its own.
+                let own = around.cancel.is_cancelled() || StdInstant::now() >= around.deadline;
+                if !own {
+                    lead.land(result.clone());
+                }
+                result
+            }
+        }
+    }
+
+    async fn produce(&self, call: &Call<'_>, around: &Surroundings<'_>) -> Result<Execution, EngineError> {
+        let pattern: &Pattern = &call.chosen.pattern;
+        let now = self.clock.now();
+        let deadline = Instant::from_std(around.deadline).min(Instant::now() + pattern.limits.timeout);
+        let (scope, scratch) = self.within_session(call, now, deadline).await?;
+        let workspace = self.workspaces.workspace(&scope);
+        let bound = Bound::of(pattern, &workspace, &scope, now)?;
+        let root = Map::from_iter([
+            ("inputs".to_owned(), Value::Object(call.input.clone())),
+            ("bind".to_owned(), Value::Object(bound.values)),
+            ("query".to_owned(), json!(call.chosen.query)),
+            ("session".to_owned(), Value::Object(scratch)),
+        ]);
+        let ran = run::run(Given {
+            pattern,
+            scope: scope.clone(),
+            store: SharedStore::clone(&self.store),
+            fs_roots: bound.fs_roots,
+            git_roots: bound.git_roots,
+            root,
+            session: call.request.session.clone(),
+            now,
+            deadline,
+            cancel: around.cancel.clone(),
+            observer: around.observer,
+        })
+        .await?;
+
+        let budget_tokens = budget_of(pattern, call.request.mode);
+        let etag = etag(&pattern.hash, budget_tokens, &ran.output);
+        let mut receipt = Receipt {
+            pattern: Some(named(pattern)),
+            hash: Some(pattern.hash.clone()),
+            bytes_seen: ran.bytes_seen,
+            cache: "off",
+            steps: ran.receipts,
+            ..Receipt::default()
+        };
+        let envelope = Envelope {
+            etag: (pattern.effect == Effect::ReadOnly).then(|| etag.clone()),
+            partial: ran.partial,
+            project: has(pattern, Family::Memory).then(|| project_name(&workspace, &scope)),
+        };
+        if pattern.effect == Effect::ReadOnly && call.request.unless.as_deref() == Some(&etag) {
+            let mut unchanged = json!({"unchanged": true, "etag": etag});
+            if let Some(project) = &envelope.project {
+                unchanged["project"] = json!(project);
+            }
+            let text = unchanged.to_string();
+            let tokens = tokens::count(&text);
+            (receipt.tokens_out, receipt.tokens_estimated) = (tokens.count, tokens.estimated);
+            return Ok(Execution { outcome: Outcome::Unchanged { etag }, text, receipt });
+        }
+        let keep_until = Instant::from_std(around.deadline).min(Instant::now() + KEEP_MAX);
+        let kept =
+            Kept { store: &self.store, scope: &scope, pattern: named(pattern), now, until: keep_until };
+        let fitted = budget::fit(
+            ran.output,
+            &pattern.output.shrink,
+            budget_tokens,
+            &envelope,
+            pattern.output.overflow_handle.then_some(&kept),
+            Instant::from_std(around.deadline),
+        )
+        .await?;
+        if let Some(error) = call.compiled.output.iter_errors(&fitted.output).next() {
+            let place = error.instance_path().to_string();
+            return Err(EngineError {
+                kind: ErrorKind::PatternFault,
+                message: format!(
+                    "the output of {} breaks its own schema at `{place}`: {}; run `tmws pattern test {}`",
+                    pattern.name,
+                    data_clip(&error.masked().to_string(), 200),
+                    pattern.name,
+                ),
+                part: Some("output".to_owned()),
+                retry_after: None,
+            });
+        }
+        (receipt.tokens_out, receipt.tokens_estimated) = (fitted.tokens.count, fitted.tokens.estimated);
+        Ok(Execution {
+            outcome: Outcome::Output { value: fitted.value, etag, handle: fitted.handle },
+            text: fitted.text,
+            receipt,
+        })
+    }
+
+    /// The scope within the session that the call names, and its scratch.
+    async fn within_session(
+        &self,
+        call: &Call<'_>,
+        now: Timestamp,
+        deadline: Instant,
+    ) -> Result<(Scope, Map<String, Value>), EngineError> {
+        let Some(handle) = &call.request.session else { return Ok((call.scope.clone(), Map::new())) };
+        let scratch = timeout_at(deadline, self.store.session_scratch(call.scope, handle, now))
+            .await
+            .map_err(|_| late("the store did not answer in time"))?
+            .map_err(|error| {
+                let unknown = matches!(error, StoreError::UnknownHandle);
+                let error = StepError::from(error).into_engine_error("session");
+                if unknown { advised(error, "session.open gives a new one") } else { error }
+            })?;
+        let key = Sha256::digest(handle.as_bytes())
+            .iter()
+            .take(16)
+            .fold(String::new(), |key, byte| key + &format!("{byte:02x}"));
+        Ok((call.scope.with_session(&key), scratch))
+    }
+
+    fn compiled(&self, pattern: &Pattern) -> Result<Arc<Compiled>, EngineError> {
+        let lock = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compiled) = lock().get(&pattern.hash) {
+            return Ok(Arc::clone(compiled));
+        }
+        let fault = |part: &str, message: String| EngineError {
+            kind: ErrorKind::PatternFault,
+            message: format!("{}: {message}; run `tmws pattern lint`", pattern.name),
+            part: Some(part.to_owned()),
+            retry_after: None,
+        };
+        Plan::of(pattern).map_err(|error| fault("steps", error.to_string()))?;
+        let compiled = Arc::new(Compiled {
+            inputs: inputs::schema(&pattern.inputs).map_err(|error| fault("inputs", error))?,
+            output: inputs::schema(&pattern.output.schema).map_err(|error| fault("output.schema", error))?,
+        });
+        let mut all = lock();
+        if all.len() >= COMPILED_MAX {
+            all.clear();
+        }
+        all.insert(pattern.hash.clone(), Arc::clone(&compiled));
+        Ok(compiled)
+    }
+}
+
+/// One call, complete.
+struct Call<'a> {
+    scope: &'a Scope,
+    request: &'a ExecuteRequest,
+    chosen: &'a Chosen,
+    compiled: &'a Compiled,
+    input: Map<String, Value>,
+}
+
+/// What the server fills in.
+struct Bound {
+    values: Map<String, Value>,
+    fs_roots: BTreeMap<String, PathBuf>,
+    git_roots: BTreeMap<String, PathBuf>,
+}
+
+impl Bound {
+    fn of(
+        pattern: &Pattern,
+        workspace: &Workspace,
+        scope: &Scope,
+        now: Timestamp,
+    ) -> Result<Self, EngineError> {
+        let mut bound = Self { values: Map::new(), fs_roots: BTreeMap::new(), git_roots: BTreeMap::new() };
+        for (name, source) in &pattern.binds {
+            let value = match source {
+                BindSource::WorkspaceRoot => {
+                    let root = match workspace {
+                        Workspace::Root(root) => root,
+                        Workspace::None { reason } => return Err(no_workspace(pattern, reason)),
+                    };
+                    let text = root.to_string_lossy().into_owned();
+                    if pattern.permissions.fs_read.contains(name) {
+                        bound.fs_roots.insert(text.clone(), root.clone());
+                    }
+                    if !pattern.permissions.git.is_empty() {
+                        bound.git_roots.insert(text.clone(), root.clone());
+                    }
+                    text
+                }
+                BindSource::ProjectId => scope.project().to_string(),
+                BindSource::Agent => scope.agent().to_owned(),
+                BindSource::Now => now.to_string(),
+            };
+            bound.values.insert(name.clone(), Value::String(value));
+        }
+        Ok(bound)
+    }
+}
+
+/// Keeps whole outputs in the store; where it fails, the answer is still given and says that nothing was kept.
+struct Kept<'a> {
+    store: &'a SharedStore,
+    scope: &'a Scope,
+    pattern: String,
+    now: Timestamp,
+    until: Instant,
+}
+
+impl Keep for Kept<'_> {
+    async fn keep(&self, output: &Value) -> Option<String> {
+        let result = StoredResult { pattern: self.pattern.clone(), value: output.clone() };
+        match timeout_at(self.until, self.store.put_result(self.scope, result, self.now)).await {
+            Ok(Ok(handle)) => return Some(handle),
+            Ok(Err(error)) => tracing::warn!(%error, pattern = self.pattern, "a result could not be kept"),
+            Err(_) => tracing::warn!(pattern = self.pattern, "the store did not keep a result in time"),
+        }
+        None
+    }
+}
+
+/// The budget of `pattern` in `mode`, in tokens.
+pub(super) const fn budget_of(pattern: &Pattern, mode: Mode) -> usize {
+    match mode {
+        Mode::Fast => pattern.output.budget_tokens / 2,
+        Mode::Balanced => pattern.output.budget_tokens,
+        Mode::Comprehensive => pattern.output.budget_tokens * 2,
+    }
+}
+
+fn named(pattern: &Pattern) -> String {
+    let version = pattern.version;
+    format!("{}@{}.{}.{}", pattern.name, version.major, version.minor, version.patch)
+}
+
+/// Whether any step of `pattern` touches `family`.
+fn has(pattern: &Pattern, family: Family) -> bool {
+    fn any(steps: &[StepSpec], family: Family) -> bool {
+        steps
+            .iter()
+            .any(|step| step.uses.family == family || step.children.iter().any(|block| any(block, family)))
+    }
+    any(&pattern.steps, family)
+}
+
+/// What a model calls the project: the workspace folder's name, else the id.
+fn project_name(workspace: &Workspace, scope: &Scope) -> String {
+    match workspace {
+        Workspace::Root(root) => root.file_name().map(|name| data_clip(&name.to_string_lossy(), 40)),
+        Workspace::None { .. } => None,
+    }
+    .unwrap_or_else(|| scope.project().to_string())
+}
+
+fn effectful(pattern: &Pattern) -> EngineError {
+    let does = if pattern.effect == Effect::Executes { "runs programs" } else { "writes" };
+    let way =
+        if pattern.name == "memory.remember" { "use the tool `remember`" } else { "ask the user to run it" };
+    EngineError {
+        kind: ErrorKind::Denied,
+        message: format!(
+            "{} {does}, and execute_pattern only reads: {way}, or on the command line `tmws run {}`",
+            pattern.name, pattern.name
+        ),
+        part: Some("pattern".to_owned()),
+        retry_after: None,
+    }
+}
+
+fn no_workspace(pattern: &Pattern, reason: &str) -> EngineError {
+    EngineError {
+        kind: ErrorKind::Denied,
+        message: format!("{} works on a folder, and there is none: {reason}", pattern.name),
+        part: Some("workspace".to_owned()),
+        retry_after: None,
+    }
+}
+
+fn cancelled() -> EngineError {
+    EngineError {
+        kind: ErrorKind::Cancelled,
+        message: "the caller cancelled the run".to_owned(),
+        part: None,
+        retry_after: None,
+    }
+}
+
+fn late(message: &str) -> EngineError {
+    EngineError { kind: ErrorKind::Deadline, message: message.to_owned(), part: None, retry_after: None }
+}
+
+/// Says when to try again, where that may help.
+/// The same error with what to do about it.
+fn advised(error: EngineError, advice: &str) -> EngineError {
+    EngineError { message: format!("{}; {advice}", error.message), ..error }
+}
+
+fn hinted(error: EngineError) -> EngineError {
+    let hint = match error.kind {
+        ErrorKind::StoreUnavailable => Some(RETRY_STORE),
+        ErrorKind::Busy => Some(RETRY_BUSY),
+        _ => None,
+    };
+    EngineError { retry_after: error.retry_after.or(hint), ..error }
+}

@@ -1,0 +1,83 @@
+//! `fs.*`: reads files beneath granted roots, and nothing else on the machine.
+//!
+//! Every path is opened relative to a directory handle that cannot be left (`cap_std`): `..`, absolute paths and symlinks
+//! that point outside are answered `denied`. Only regular files are opened, never a pipe or a device. Content that holds
+//! credentials by its nature (`secret`) is closed. Results have a fixed order, and what a cap or the deadline cut off is
+//! said with `truncated`.
+
+mod glob;
+mod grep;
+mod read;
+mod root;
+mod secret;
+mod symbol;
+mod walk;
+
+use serde_json::{Map, Value};
+
+use self::{
+    glob::{Listing, Tree},
+    grep::Search,
+    read::{Looking, Reading},
+    root::Bounds,
+};
+pub(super) use self::{
+    root::{relative, shown},
+    secret::reason as secret_reason,
+};
+use super::{StepContext, StepError, StepOutput, arguments::Arguments};
+use crate::engine::ErrorKind;
+
+/// Runs the step called `uses` with its evaluated `with`.
+///
+/// | step | value |
+/// |---|---|
+/// | `fs.read` | `{path, from, to, bytes, text, truncated, next?, lossy?, binary?}`: lines `from..=to`, counted from 1; `bytes` is the file's size |
+/// | `fs.glob` | `{n, files: [path], unreadable, truncated}`: `n` counts all matches |
+/// | `fs.grep` | `{n, files_n, files: [{path, n, hits: [{line, text, symbol?, before?, after?}]}], searched, skipped: {binary?, large?, secret?, unreadable?}, truncated}` |
+/// | `fs.stat` | `{path, exists, kind, bytes, modified}`: `kind` is `file`, `folder` or `other` |
+/// | `fs.tree` | `{path, n, folders: [{path, n}], files: [name], unreadable, truncated}`: `n` counts files at any depth |
+///
+/// # Errors
+/// `denied` for what is not granted, leads outside or is closed; `not_found`; `invalid_input`; `cancelled`.
+pub async fn run(
+    uses: &str,
+    context: &StepContext,
+    with: &Map<String, Value>,
+) -> Result<StepOutput, StepError> {
+    let arguments = Arguments::new(uses, with);
+    let bounds = Bounds::of(context);
+    let bytes_max = context.bytes_max;
+    match uses {
+        "fs.read" => {
+            let reading = Reading::read(&arguments, context)?;
+            blocking(move || reading.run(&bounds, bytes_max)).await
+        }
+        "fs.glob" => {
+            let listing = Listing::read(&arguments, context)?;
+            blocking(move || listing.run(&bounds, bytes_max)).await
+        }
+        "fs.grep" => {
+            let search = Search::read(&arguments, context)?;
+            blocking(move || search.run(&bounds, bytes_max)).await
+        }
+        "fs.stat" => {
+            let looking = Looking::read(&arguments, context)?;
+            blocking(move || looking.run()).await
+        }
+        "fs.tree" => {
+            let tree = Tree::read(&arguments, context)?;
+            blocking(move || tree.run(&bounds, bytes_max)).await
+        }
+        _ => Err(StepError::new(ErrorKind::Internal, format!("{uses} is not a step of family fs"))),
+    }
+}
+
+/// Runs `work` where it may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
+) -> Result<T, StepError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        Err(StepError::new(ErrorKind::Internal, "a file step ended unexpectedly; the log has the details"))
+    })
+}
