@@ -1,6 +1,6 @@
 //! TMWS: the MCP server that no client can break.
 //!
-//! Modules in reading order; each imports only from those above it. Two columns meet only in `tool`:
+//! Modules in reading order; each imports only from those above it. Two columns meet only in [`tool`]:
 //! wire → schema → protocol, and pattern → store → engine.
 
 pub mod limits;
@@ -19,3 +19,21 @@ pub mod pattern;
 pub mod store;
 
 pub mod engine;
+
+pub mod tool;
+
+pub mod session;
+
+pub mod transport;
+
+pub mod exit;
+
+pub mod telemetry;
+
+pub mod config;
+
+pub mod compose;
+
+pub mod serve;
+
+pub mod cli;

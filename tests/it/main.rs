@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod cli;
+mod config;
 mod conversations;
 mod engine;
+mod layers;
 mod pattern_loader;
 mod pattern_routing;
 mod schema;
+mod stdio;
 mod steps_fs;
 mod steps_git;
 mod steps_patterns;
@@ -15,3 +19,4 @@ mod store_contract;
 mod store_faults;
 mod store_model;
 mod support;
+mod tools;

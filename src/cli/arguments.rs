@@ -1,0 +1,246 @@
+//! The command line as typed.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::pattern::Mode;
+
+/// Runs patterns and keeps memories for agents, over MCP or by hand.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tmws",
+    about = "Runs typed, tested patterns and keeps a project's memory, as an MCP server or by hand",
+    long_about = "Runs typed, tested patterns and keeps a project's memory, as an MCP server or by hand.\n\n\
+        Without a command it speaks MCP on stdin and stdout, which is how hosts launch it.\n\
+        Settings come from defaults, tmws.toml, TMWS_* variables and flags, later ones win; `tmws doctor` shows each.",
+    after_help = "`tmws --help` explains more; `tmws <command> --help` one command.",
+    after_long_help = "Exit codes: 0 done, 1 a check or a pattern failed, 2 the command line or an input is wrong,\n\
+        69 the store cannot be used, 70 a bug in tmws, 78 the configuration is wrong.",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Arguments {
+    /// Print compact JSON for machines
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Print the version (with --json: revisions and schemas too)
+    #[arg(short = 'V', long)]
+    pub version: bool,
+
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: Settings,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags that set what `tmws.toml` and the environment set, too.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Settings")]
+pub struct Settings {
+    /// Read this file instead of the user's tmws.toml
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub config: Option<PathBuf>,
+    /// Workspace root (TMWS_ROOT; else CLAUDE_PROJECT_DIR, else the working directory)
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
+    pub root: Option<OsString>,
+    /// Name of the agent (TMWS_AGENT)
+    #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
+    pub agent: Option<OsString>,
+    /// The store, as sqlite:PATH (TMWS_DATABASE_URL)
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
+    pub database_url: Option<OsString>,
+    /// Further pattern folders, separated as in PATH (TMWS_PATTERNS)
+    #[arg(long, global = true, value_name = "DIRS", hide_short_help = true)]
+    pub patterns: Option<OsString>,
+    /// Log level, or target=level pairs (TMWS_LOG)
+    #[arg(long, global = true, value_name = "FILTER", hide_short_help = true)]
+    pub log: Option<OsString>,
+    /// How results travel: text, structured or both (TMWS_PAYLOAD)
+    #[arg(long, global = true, value_name = "FORM", hide_short_help = true)]
+    pub payload: Option<OsString>,
+    /// Any other setting by its key, as in `limits.call_deadline=10s`; repeatable
+    #[arg(long, global = true, value_name = "KEY=VALUE", hide_short_help = true)]
+    pub setting: Vec<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Speak MCP on stdin and stdout (the default)
+    Stdio,
+    /// Run a pattern, or let a question choose one
+    Run(Run),
+    /// List, show, check and trust patterns
+    #[command(subcommand)]
+    Pattern(Pattern),
+    /// Read and write the project's memory by hand
+    #[command(subcommand)]
+    Memory(Memory),
+    /// Print the schemas of tools, settings, patterns and MCP messages
+    #[command(subcommand)]
+    Schema(Schema),
+    /// Check this installation and print every setting with its origin
+    Doctor(Doctor),
+}
+
+/// `tmws run`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tmws run repo.digest --set since=14d\n  tmws run \"what changed in the last 14d?\""
+)]
+pub struct Run {
+    /// Name of a pattern (`repo.digest`, `repo.digest@1`), or a question in words
+    pub target: String,
+    /// Take the target for a question even if it is one word
+    #[arg(short, long)]
+    pub query: bool,
+    /// One input, as in `since=14d`; repeatable
+    #[arg(short, long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// All inputs as a JSON object, or `-` to read it from stdin
+    #[arg(short, long, value_name = "JSON")]
+    pub input: Option<String>,
+    /// Budget, and for a question the types of patterns
+    #[arg(short, long, value_enum, default_value_t)]
+    pub mode: ModeArgument,
+    /// A session handle that `session.open` minted
+    #[arg(long, value_name = "HANDLE")]
+    pub session: Option<String>,
+    /// An etag: answer `unchanged` while it holds
+    #[arg(long, value_name = "ETAG")]
+    pub unless: Option<String>,
+    /// Skip caches
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+/// [`Mode`] as typed.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum ModeArgument {
+    /// Half the budget; questions choose infrastructure patterns only
+    Fast,
+    /// As declared
+    #[default]
+    Balanced,
+    /// Twice the budget
+    Comprehensive,
+}
+
+impl From<ModeArgument> for Mode {
+    fn from(mode: ModeArgument) -> Self {
+        match mode {
+            ModeArgument::Fast => Self::Fast,
+            ModeArgument::Balanced => Self::Balanced,
+            ModeArgument::Comprehensive => Self::Comprehensive,
+        }
+    }
+}
+
+/// `tmws pattern`.
+#[derive(Debug, Subcommand)]
+pub enum Pattern {
+    /// List patterns
+    List {
+        /// Only those whose name or description has these words
+        query: Option<String>,
+    },
+    /// Print one pattern's file
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Check pattern files
+    Lint {
+        /// Files or folders; the user's and the repository's where absent
+        paths: Vec<PathBuf>,
+    },
+    /// Run patterns' own tests, each in a fresh store and a copy of its fixture
+    Test {
+        /// Names or files; all patterns where absent
+        names: Vec<String>,
+    },
+    /// Let patterns of this repository run, as they are now
+    Trust {
+        /// Their names; only shows what there is where absent
+        names: Vec<String>,
+    },
+}
+
+/// `tmws memory`.
+#[derive(Debug, Subcommand)]
+pub enum Memory {
+    /// Store a memory
+    Add {
+        /// The text, or `-` to read it from stdin
+        content: String,
+        /// A tag; repeatable
+        #[arg(short, long, value_name = "TAG")]
+        tag: Vec<String>,
+        /// 0 to 1
+        #[arg(short, long, value_name = "NUMBER")]
+        importance: Option<f64>,
+        /// note, decision, fact, todo or any other word
+        #[arg(short, long)]
+        kind: Option<String>,
+        /// Id of the memory that this one replaces
+        #[arg(long, value_name = "ID")]
+        supersedes: Option<String>,
+    },
+    /// Find memories by words, or list the newest
+    Search {
+        /// Any words
+        query: Vec<String>,
+        /// Only with this tag; repeatable
+        #[arg(short, long, value_name = "TAG")]
+        tag: Vec<String>,
+        /// At most so many
+        #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// Forget memories for good
+    Forget {
+        /// Their ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+    /// Write every memory as JSON Lines
+    Export {
+        /// A file, replaced only when all is written; stdout where absent
+        file: Option<PathBuf>,
+    },
+    /// Take memories as exported: all of them or none
+    Import {
+        /// A file, or `-` for stdin
+        file: PathBuf,
+        /// Take memories of another project or user into this project, as this user's
+        #[arg(long)]
+        adopt: bool,
+    },
+}
+
+/// `tmws schema`.
+#[derive(Debug, Subcommand)]
+pub enum Schema {
+    /// List the schemas in this binary
+    List,
+    /// Print one schema
+    Show {
+        /// Its name as `tmws schema list` prints it, or words that only one name holds
+        #[arg(required = true)]
+        name: Vec<String>,
+    },
+}
+
+/// `tmws doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Do not launch a server to probe it
+    #[arg(long)]
+    pub no_probe: bool,
+}

@@ -1,0 +1,19 @@
+//! The command line: parse, run, exit code. Errors go to stderr as `tmws: failed to …: cause`; stdout belongs to
+//! `output` and, under `stdio`, to MCP alone.
+
+pub mod arguments;
+mod doctor;
+mod draft;
+mod failure;
+mod memory;
+mod output;
+mod pattern;
+mod run;
+mod schema;
+mod settings;
+mod start;
+mod version;
+
+pub use failure::Failure;
+pub use output::Output;
+pub use start::{Stdio, main};

@@ -1,0 +1,178 @@
+//! From the arguments as typed to the exit code.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind as ClapError};
+
+use super::{
+    Failure, Output,
+    arguments::{Arguments, Command},
+    doctor, memory, output, pattern, run, schema, settings, version,
+};
+use crate::{
+    compose::Local,
+    config::{self, Config, ConfigError},
+    exit::Exit,
+    telemetry,
+};
+
+/// Serves MCP on stdin and stdout until the end of input.
+pub type Stdio = fn(Config) -> Exit;
+
+/// The store may take so long to close.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
+
+/// Runs the process's command line; `stdio` is what the default command does.
+#[must_use]
+pub fn main(stdio: Stdio) -> ExitCode {
+    let exit = match Arguments::try_parse() {
+        Ok(arguments) => dispatch(arguments, stdio),
+        Err(error) => explain(&error),
+    };
+    let exit = exit.unwrap_or_else(|failure| {
+        if failure.exit != Exit::Ok {
+            output::tell(&failure.to_string());
+        }
+        failure.exit
+    });
+    exit.into()
+}
+
+fn dispatch(arguments: Arguments, stdio: Stdio) -> Result<Exit, Failure> {
+    let Arguments { settings, json, version, command } = arguments;
+    if version {
+        return printing(json, |output| version::run(output).map(|()| Exit::Ok));
+    }
+    let flags = settings::again(&settings);
+    let loaded = || config::load(&settings::sources(settings)?).map_err(Refused::Config);
+    match command.unwrap_or(Command::Stdio) {
+        // Serving comes first: nothing stands between it and the first frame but the settings.
+        Command::Stdio => {
+            let config = loaded()?;
+            begin_logging(&config.log, &config)?;
+            Ok(stdio(config))
+        }
+        // What needs no settings must work when they are wrong.
+        Command::Schema(command) => printing(json, |output| schema::run(&command, output)),
+        Command::Doctor(arguments) => {
+            let loaded = match loaded() {
+                Ok(config) => Ok(config),
+                Err(Refused::Config(error)) => Err(error),
+                Err(Refused::Flags(failure)) => return Err(failure),
+            };
+            let itself = doctor::Itself { program: std::env::current_exe().ok(), flags };
+            working(|runtime| {
+                printing(json, |output| {
+                    runtime.block_on(doctor::run(&arguments, loaded.as_ref(), &itself, output))
+                })
+            })
+        }
+        Command::Run(arguments) => {
+            with_parts(&loaded()?, json, async |local, output| run::run(arguments, local, output).await)
+        }
+        Command::Pattern(command) => {
+            with_parts(&loaded()?, json, async |local, output| pattern::run(command, local, output).await)
+        }
+        Command::Memory(command) => with_parts(&loaded()?, json, async |local, output| {
+            memory::run(command, &*local.store, &local.scope(), local.clock.now(), output).await
+        }),
+    }
+}
+
+/// Runs a command on the parts of a process, and closes the store behind it.
+fn with_parts(
+    config: &Config,
+    json: bool,
+    command: impl AsyncFnOnce(&Local, &mut Output) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    // What fails is told as the command's own failure; a warning of the parts beside it would only repeat it.
+    begin_logging(if config.is_default("log") { "error" } else { &config.log }, config)?;
+    working(|runtime| {
+        printing(json, |output| {
+            runtime.block_on(async {
+                let local = Local::new(config);
+                let exit = command(&local, output).await;
+                local.store.close(CLOSE_MAX).await;
+                exit
+            })
+        })
+    })
+}
+
+fn begin_logging(filter: &str, config: &Config) -> Result<(), Failure> {
+    telemetry::start(filter)
+        .map_err(|error| Failure::new(Exit::Software, "begin logging", error.to_string()))?;
+    for warning in &config.warnings {
+        tracing::warn!(warning, "part of the configuration was ignored");
+    }
+    Ok(())
+}
+
+fn working(job: impl FnOnce(&tokio::runtime::Runtime) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::of_io("start", &error))?;
+    let exit = job(&runtime);
+    // Blocking work that nobody waits for any more must not hold the shell's prompt.
+    runtime.shutdown_background();
+    exit
+}
+
+/// Runs `command` with stdout, and hands everything on before it ends, whatever happened.
+fn printing(json: bool, command: impl FnOnce(&mut Output) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
+    let mut output = Output::stdout(json);
+    let exit = command(&mut output);
+    let flushed = output.finish();
+    let exit = exit?;
+    flushed?;
+    Ok(exit)
+}
+
+/// Why there is no configuration.
+enum Refused {
+    Flags(Failure),
+    Config(ConfigError),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Flags(failure)
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Flags(failure) => failure,
+            Refused::Config(error) => Self::from(&error),
+        }
+    }
+}
+
+/// Help goes to stdout; what was wrong goes to stderr in our own form.
+fn explain(error: &clap::Error) -> Result<Exit, Failure> {
+    match error.kind() {
+        ClapError::DisplayHelp | ClapError::DisplayVersion => {
+            let text = error.to_string();
+            printing(false, |output| output.verbatim(&text).map(|()| Exit::Ok))
+        }
+        ClapError::DisplayHelpOnMissingArgumentOrSubcommand => {
+            output::tell(error.to_string().trim_end());
+            Ok(Exit::Usage)
+        }
+        _ => {
+            let text = error.to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            let (cause, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+            let cause = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+            let tip = rest.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(str::to_owned);
+            let usage = rest.lines().find_map(|line| line.trim().strip_prefix("Usage: ")).map(str::to_owned);
+            let usage = usage.unwrap_or_else(|| {
+                Arguments::command().render_usage().to_string().trim_start_matches("Usage: ").to_owned()
+            });
+            let hint = tip.unwrap_or_else(|| format!("usage: {usage}"));
+            Err(Failure::new(Exit::Usage, "read the command line", cause).with_hint(hint))
+        }
+    }
+}

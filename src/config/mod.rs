@@ -1,0 +1,135 @@
+//! Settings: defaults < `tmws.toml` < `TMWS_*` environment < flags, each value with its origin.
+//!
+//! Reading them is cheap enough to come before the first answer: the environment and at most one small file that
+//! exists. A repository's own file may only lower limits and name pattern folders inside the repository; whatever is
+//! wrong with it is a warning, never a reason not to start.
+
+mod file;
+mod load;
+mod secret;
+mod settings;
+mod units;
+
+pub use load::{Sources, load};
+pub use secret::StateKey;
+pub use settings::{Kind, SETTINGS, SettingRow};
+pub use units::{parse_bytes, parse_duration, show_bytes, show_duration};
+
+use std::{fmt, path::PathBuf};
+
+use crate::{
+    limits::{ConnectionLimits, ShutdownLimits, StoreLimits},
+    tool::Payload,
+};
+
+/// Everything that can be set, ready to use. Nothing in it was opened or checked against the disk.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Workspace root as given: not canonical, perhaps not there.
+    pub root: PathBuf,
+    /// Name of the agent, unauthenticated.
+    pub agent: String,
+    /// The embedded store's file.
+    pub database: DatabaseUrl,
+    /// Pattern folders of the user: the one beside the user's `tmws.toml`, then those of `patterns`.
+    pub pattern_folders: Vec<PathBuf>,
+    /// Pattern folders that the repository's own file names, inside the root. They need trust.
+    pub repository_pattern_folders: Vec<PathBuf>,
+    /// Signs cursors and request states; made anew for each process where absent.
+    pub state_key: Option<StateKey>,
+    /// Log filter: a level, or `target=level` pairs.
+    pub log: String,
+    /// How results travel.
+    pub payload: Payload,
+    /// Limits of one connection.
+    pub connection: ConnectionLimits,
+    /// Limits of the store.
+    pub store: StoreLimits,
+    /// How the process ends.
+    pub shutdown: ShutdownLimits,
+    /// Folder of the user's configuration, where there is one.
+    pub user_folder: Option<PathBuf>,
+    /// Folder of the user's data (store, trust), where there is one.
+    pub data_folder: Option<PathBuf>,
+    /// The user's home, where known: no workspace.
+    pub home: Option<PathBuf>,
+    /// What was ignored and why, for `doctor` and the log.
+    pub warnings: Vec<String>,
+    /// Per row of [`SETTINGS`].
+    origins: Vec<Origin>,
+}
+
+impl Config {
+    /// Whether nobody set `key`, which is one of [`SETTINGS`].
+    #[must_use]
+    pub fn is_default(&self, key: &str) -> bool {
+        SETTINGS.iter().zip(&self.origins).all(|(row, origin)| row.key != key || *origin == Origin::Default)
+    }
+
+    /// Each setting with its value as text (secrets hidden) and where it came from.
+    pub fn describe(&self) -> impl Iterator<Item = (&'static SettingRow, String, &Origin)> {
+        SETTINGS.iter().zip(&self.origins).map(|(row, origin)| (row, row.show(self), origin))
+    }
+}
+
+/// Where the store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// An SQLite file.
+    Sqlite(PathBuf),
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        }
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// The user's file.
+    User {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+    },
+    /// The repository's own file.
+    Repository {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+    },
+    /// A variable of the environment.
+    Environment(String),
+    /// A flag.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::User { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Repository { path, line } => write!(f, "{}:{line} (repository)", path.display()),
+            Self::Environment(variable) => f.write_str(variable),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+/// Why there is no configuration: the place, the fault, what would be right. Never quotes a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {fault}")]
+pub struct ConfigError {
+    /// `file:line`, the variable or the flag.
+    pub place: String,
+    /// What is wrong and what is allowed, a lower-case fragment.
+    pub fault: String,
+}

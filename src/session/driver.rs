@@ -1,0 +1,412 @@
+//! Drives one connection: feeds the core, runs the calls it dispatches, collects the frames it sends.
+//!
+//! The driver is not async and owns no socket: a transport calls it from one thread or task, and is woken through
+//! [`Wake`] when a call has something to say.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::{
+    protocol::{
+        Call, CallError, CallId, Connection, Diagnostic, Notice, Now, Outgoing, Output, Reply, ServerEvent,
+        Severity,
+    },
+    session::Identity,
+    tool::{Context, Notices, ReplyFuture, Service},
+};
+
+/// A cancelled call may tidy up for so long before it is dropped.
+const CANCEL_GRACE: Duration = Duration::from_millis(100);
+/// Notices waiting to be taken by the transport; more are dropped (they are advisory by specification).
+const NOTICES_MAX: usize = 256;
+
+/// Wakes the transport's loop. Called from any thread, must not block.
+pub trait Wake: Send + Sync {
+    /// The mailbox has something.
+    fn wake(&self);
+}
+
+enum Mail {
+    Reply(CallId, Reply),
+    Notice(CallId, Notice),
+    Event(ServerEvent),
+}
+
+/// Where running calls leave replies and notices for their connection.
+pub struct Mailbox {
+    queue: Mutex<Vec<Mail>>,
+    /// The transport has been woken and has not looked yet.
+    woken: AtomicBool,
+    /// The client does not read: notices are dropped until it does.
+    congested: AtomicBool,
+    wake: Box<dyn Wake>,
+}
+
+impl Mailbox {
+    /// An empty mailbox that wakes through `wake`.
+    pub fn new(wake: impl Wake + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            queue: Mutex::default(),
+            woken: AtomicBool::new(false),
+            congested: AtomicBool::new(false),
+            wake: Box::new(wake),
+        })
+    }
+
+    fn put(&self, mail: Mail) {
+        {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!(mail, Mail::Notice(..) | Mail::Event(_))
+                && (self.congested.load(Ordering::Relaxed) || queue.len() >= NOTICES_MAX)
+            {
+                return;
+            }
+            queue.push(mail);
+        }
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            self.wake.wake();
+        }
+    }
+
+    fn take(&self) -> Vec<Mail> {
+        self.woken.store(false, Ordering::Release);
+        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Wakes the transport without leaving anything.
+    pub fn wake(&self) {
+        self.wake.wake();
+    }
+
+    /// Leaves a change for the connection's subscribers.
+    pub fn put_event(&self, event: ServerEvent) {
+        self.put(Mail::Event(event));
+    }
+}
+
+struct CallNotices {
+    mailbox: Arc<Mailbox>,
+    call: CallId,
+}
+
+impl Notices for CallNotices {
+    fn notify(&self, notice: Notice) {
+        self.mailbox.put(Mail::Notice(self.call, notice));
+    }
+}
+
+/// One connection with its running calls.
+pub struct Driver {
+    connection: Connection,
+    service: Arc<dyn Service>,
+    identity: Identity,
+    runtime: Handle,
+    mailbox: Arc<Mailbox>,
+    running: HashMap<CallId, CancellationToken>,
+    outgoing: Vec<Outgoing>,
+    call_deadline: Duration,
+}
+
+impl Driver {
+    /// A driver for `connection`. Calls that are not ready at once run on `runtime`.
+    pub fn new(
+        connection: Connection,
+        service: Arc<dyn Service>,
+        identity: Identity,
+        runtime: Handle,
+        mailbox: Arc<Mailbox>,
+        call_deadline: Duration,
+    ) -> Self {
+        Self {
+            connection,
+            service,
+            identity,
+            runtime,
+            mailbox,
+            running: HashMap::new(),
+            outgoing: Vec::new(),
+            call_deadline,
+        }
+    }
+
+    /// One frame of the client.
+    pub fn frame(&mut self, now: Now, bytes: &[u8]) {
+        self.connection.handle_frame(now, bytes);
+        self.pump(now);
+    }
+
+    /// A frame beyond the size limit was dropped.
+    pub fn oversized_frame(&mut self, now: Now, size_bytes: usize) {
+        self.connection.handle_oversized_frame(now, size_bytes);
+        self.pump(now);
+    }
+
+    /// Takes what running calls have left. To be called after each wake.
+    pub fn mail(&mut self, now: Now) {
+        for mail in self.mailbox.take() {
+            match mail {
+                Mail::Reply(call, reply) => {
+                    self.running.remove(&call);
+                    self.connection.handle_reply(now, call, reply);
+                }
+                Mail::Notice(call, notice) => self.connection.handle_notice(now, call, notice),
+                Mail::Event(event) => self.connection.handle_event(now, &event),
+            }
+            self.pump(now);
+        }
+    }
+
+    /// Time has passed: to be called when [`Driver::next_timeout`] is due.
+    pub fn timeout(&mut self, now: Now) {
+        self.connection.handle_timeout(now);
+        self.pump(now);
+    }
+
+    /// When the core wants to be called again, if at all.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.connection.poll_timeout()
+    }
+
+    /// The client sends no more; calls in flight go on.
+    pub fn eof(&mut self, now: Now) {
+        self.connection.handle_eof(now);
+        self.pump(now);
+    }
+
+    /// The time for draining is over: what still runs is cancelled.
+    pub fn drain_deadline(&mut self, now: Now) {
+        self.connection.handle_drain_deadline(now);
+        self.pump(now);
+        for cancel in self.running.values() {
+            cancel.cancel();
+        }
+    }
+
+    /// Whether every request has its answer.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.connection.is_drained()
+    }
+
+    /// Whether no call is running any more, cancelled ones included.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Whether another frame may be fed; otherwise the transport stops reading. A cancelled call is over for the client,
+    /// but still work until it has ended: of these, too, there are only so many.
+    #[must_use]
+    pub fn accepts_input(&self) -> bool {
+        self.connection.accepts_input() && self.running.len() < 2 * self.connection.inflight_max()
+    }
+
+    /// The frames to write, in order. What is taken must be written.
+    pub fn take_outgoing(&mut self) -> std::vec::Drain<'_, Outgoing> {
+        self.outgoing.drain(..)
+    }
+
+    /// Tells calls whether the client reads.
+    pub fn set_congested(&self, congested: bool) {
+        self.mailbox.congested.store(congested, Ordering::Relaxed);
+    }
+
+    /// The core's contract: after one input drain its outputs, then feed the next. Replies that are ready at once are
+    /// the next input.
+    fn pump(&mut self, now: Now) {
+        let mut ready: VecDeque<(CallId, Reply)> = VecDeque::new();
+        loop {
+            while let Some(output) = self.connection.poll_output() {
+                match output {
+                    Output::Send(outgoing) => self.outgoing.push(outgoing),
+                    Output::Dispatch(call) => {
+                        let id = call.id;
+                        if let Some(reply) = self.start(now, call) {
+                            ready.push_back((id, reply));
+                        }
+                    }
+                    Output::Cancel(call) => {
+                        if let Some(cancel) = self.running.get(&call) {
+                            cancel.cancel();
+                        }
+                    }
+                }
+            }
+            while let Some(diagnostic) = self.connection.poll_diagnostic() {
+                log(&diagnostic);
+            }
+            // Answered in the order asked.
+            let Some((call, reply)) = ready.pop_front() else { return };
+            self.connection.handle_reply(now, call, reply);
+        }
+    }
+
+    /// Starts a call; its reply, where it is ready at once.
+    fn start(&mut self, now: Now, call: Call) -> Option<Reply> {
+        let id = call.id;
+        let cancel = CancellationToken::new();
+        let context = Context {
+            scope: self.identity.scope(call.client.revision.era()),
+            notices: Arc::new(CallNotices { mailbox: Arc::clone(&self.mailbox), call: id }),
+            cancel: cancel.clone(),
+            deadline: now.monotonic + self.call_deadline,
+        };
+        let service = Arc::clone(&self.service);
+        let made = std::panic::catch_unwind(AssertUnwindSafe(|| service.call(call, context)));
+        let Ok(mut future) = made else {
+            return Some(panicked());
+        };
+        // A noop waker suffices: a future that is not ready is polled anew by its task at once.
+        let mut noop = std::task::Context::from_waker(Waker::noop());
+        if let Poll::Ready(reply) = poll_caught(&mut future, &mut noop) {
+            return Some(reply);
+        }
+        self.running.insert(id, cancel.clone());
+        let mailbox = Arc::clone(&self.mailbox);
+        self.runtime.spawn(async move {
+            let caught = std::future::poll_fn(|context| poll_caught(&mut future, context));
+            let given_up = async {
+                cancel.cancelled().await;
+                tokio::time::sleep(CANCEL_GRACE).await;
+            };
+            let reply = tokio::select! {
+                biased;
+                reply = caught => reply,
+                () = given_up => {
+                    warn!("a cancelled call did not end in time and was dropped");
+                    Reply::Error(CallError::Internal)
+                }
+            };
+            mailbox.put(Mail::Reply(id, reply));
+        });
+        None
+    }
+}
+
+fn log(diagnostic: &Diagnostic) {
+    // Their names vary with the message, so they travel as one text; what a peer chose is escaped.
+    let fields: Vec<String> =
+        diagnostic.fields.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+    let about = fields.join(" ");
+    match diagnostic.severity {
+        Severity::Warning => warn!(%about, "{}", diagnostic.message),
+        Severity::Error => error!(%about, "{}", diagnostic.message),
+    }
+}
+
+fn panicked() -> Reply {
+    error!("a call panicked; it is answered as an internal error");
+    Reply::Error(CallError::Internal)
+}
+
+fn poll_caught(future: &mut ReplyFuture, context: &mut std::task::Context<'_>) -> Poll<Reply> {
+    std::panic::catch_unwind(AssertUnwindSafe(|| Pin::as_mut(future).poll(context)))
+        .unwrap_or_else(|_| Poll::Ready(panicked()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::broadcast;
+
+    use super::*;
+    use crate::{
+        limits::ConnectionLimits,
+        protocol::{BatchAnswers, CacheHint, CacheScope, Capabilities, Profile, Signer},
+        schema::Gate,
+        scope::ProjectId,
+    };
+
+    /// A service whose calls end only when they are cancelled.
+    struct Endless(broadcast::Sender<ServerEvent>);
+
+    impl Service for Endless {
+        fn profile(&self) -> Arc<Profile> {
+            let hint = CacheHint { ttl_ms: 0, scope: CacheScope::Private };
+            Arc::new(Profile {
+                server_info: serde_json::Map::new(),
+                instructions: None,
+                capabilities: Capabilities { tools: Some(false), ..Capabilities::default() },
+                list_cache: hint,
+                read_cache: hint,
+            })
+        }
+
+        fn call(self: Arc<Self>, _: Call, context: Context) -> ReplyFuture {
+            Box::pin(async move {
+                context.cancel.cancelled().await;
+                Reply::Error(CallError::Internal)
+            })
+        }
+
+        fn events(&self) -> broadcast::Receiver<ServerEvent> {
+            self.0.subscribe()
+        }
+    }
+
+    struct Never;
+
+    impl Wake for Never {
+        fn wake(&self) {}
+    }
+
+    #[test]
+    fn cancelled_calls_that_have_not_ended_are_bounded_too() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let service: Arc<dyn Service> = Arc::new(Endless(broadcast::channel(1).0));
+        let limits = ConnectionLimits { inflight_requests_max: 4, ..ConnectionLimits::default() };
+        let connection = Connection::new(
+            service.profile(),
+            Arc::new(Gate::new()),
+            limits,
+            Signer::new([0; 32]),
+            BatchAnswers::Array,
+        );
+        let identity = Identity::new(ProjectId::personal, "local", "default", "session");
+        let mailbox = Mailbox::new(Never);
+        let mut driver = Driver::new(
+            connection,
+            service,
+            identity,
+            runtime.handle().clone(),
+            Arc::clone(&mailbox),
+            limits.call_deadline,
+        );
+        let now = Now { monotonic: Instant::now(), unix_ms: 0 };
+        let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+        let mut calls = 0;
+        while driver.accepts_input() {
+            calls += 1;
+            let call = format!(
+                r#"{{"jsonrpc":"2.0","id":{calls},"method":"tools/call","params":{{"name":"x",{meta}}}}}"#
+            );
+            driver.frame(now, call.as_bytes());
+            let cancel = format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{calls}}}}}"#
+            );
+            driver.frame(now, cancel.as_bytes());
+        }
+        assert_eq!(calls, 8);
+        // Only now the runtime runs: every call sees that it was cancelled, and ends.
+        runtime.block_on(async {
+            while !mailbox.woken.load(Ordering::Acquire) {
+                tokio::task::yield_now().await;
+            }
+        });
+        driver.mail(now);
+        assert!(driver.accepts_input());
+    }
+}

@@ -1,0 +1,48 @@
+//! Who is on the other side of a connection, and the scope that its calls run in.
+
+use std::sync::{Arc, LazyLock};
+
+use crate::{
+    revision::Era,
+    scope::{ProjectId, Scope},
+};
+
+/// The scopes of a connection's calls: with its implicit session (legacy era), and without one (modern era).
+struct Scopes {
+    legacy: Scope,
+    modern: Scope,
+}
+
+type LazyScopes = LazyLock<Scopes, Box<dyn FnOnce() -> Scopes + Send>>;
+
+/// The owner of one connection. Scopes are minted here and nowhere else on the server's side.
+#[derive(Clone)]
+pub struct Identity(Arc<LazyScopes>);
+
+impl Identity {
+    /// An owner whose project is found out when the first call needs it (start-up does no I/O). `session` is the
+    /// connection's implicit one: unguessable, it dies with the connection.
+    pub fn new(
+        project: impl FnOnce() -> ProjectId + Send + 'static,
+        principal: &str,
+        agent: &str,
+        session: &str,
+    ) -> Self {
+        let [principal, agent, session] = [principal, agent, session].map(str::to_owned);
+        let mint = move || {
+            let modern = Scope::mint(project(), &principal, &agent, None);
+            Scopes { legacy: modern.with_session(&session), modern }
+        };
+        Self(Arc::new(LazyLock::new(Box::new(mint))))
+    }
+
+    /// The scope of one call. A legacy connection is a session; a modern request has none unless it names a handle.
+    #[must_use]
+    pub fn scope(&self, era: Era) -> Scope {
+        let scopes = &**self.0;
+        match era {
+            Era::Legacy => scopes.legacy.clone(),
+            Era::Modern => scopes.modern.clone(),
+        }
+    }
+}

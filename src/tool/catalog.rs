@@ -1,0 +1,199 @@
+//! The tools as they are advertised: few words, because every session pays for them.
+
+use std::sync::{Arc, OnceLock};
+
+use rmcp::model::{Tool, ToolAnnotations};
+use serde_json::{Map, Value, json};
+
+/// Our tools in the order listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ToolName {
+    /// Runs a read-only pattern.
+    ExecutePattern,
+    /// Lists and ranks patterns.
+    FindPatterns,
+    /// Reads the rest of a large result.
+    GetResult,
+    /// Stores a memory.
+    Remember,
+}
+
+impl ToolName {
+    /// In the order listed.
+    pub const ALL: [Self; 4] = [Self::ExecutePattern, Self::FindPatterns, Self::GetResult, Self::Remember];
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ExecutePattern => "execute_pattern",
+            Self::FindPatterns => "find_patterns",
+            Self::GetResult => "get_result",
+            Self::Remember => "remember",
+        }
+    }
+
+    /// The tool called `name`.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tool| tool.as_str() == name)
+    }
+
+    /// What the model reads.
+    const fn description(self) -> &'static str {
+        match self {
+            Self::ExecutePattern => {
+                "Run a read-only pattern by name, or let a query choose one. Digests repository, code and memories in one call. Answers JSON with an etag."
+            }
+            Self::FindPatterns => "List patterns with their inputs, best match first.",
+            Self::GetResult => "Read more of a shrunk result by its `more.handle`.",
+            Self::Remember => "Store a decision or fact in this project's memory.",
+        }
+    }
+
+    /// `inputSchema`: object at the root, no combinators, no bounds (they live in code and `schemas/tool/`).
+    fn input_schema(self) -> Value {
+        let string = || json!({"type": "string"});
+        let (properties, required) = match self {
+            Self::ExecutePattern => (
+                json!({
+                    "pattern": string(), "query": string(), "input": {"type": "object"},
+                    "mode": {"type": "string", "enum": ["fast", "balanced", "comprehensive"]},
+                    "session": string(),
+                    "unless": {"type": "string", "description": "etag already seen"},
+                    "fresh": {"type": "boolean"},
+                }),
+                None,
+            ),
+            Self::FindPatterns => (json!({"query": string(), "limit": {"type": "integer"}}), None),
+            Self::GetResult => (
+                json!({
+                    "handle": string(),
+                    "select": {"type": "string", "description": "JSONPath"},
+                    "offset": {"type": "integer"}, "limit": {"type": "integer"},
+                }),
+                Some("handle"),
+            ),
+            Self::Remember => (
+                json!({
+                    "content": string(),
+                    "tags": {"type": "array", "items": {"type": "string"}},
+                    "importance": {"type": "number", "description": "0-1"},
+                    "supersedes": {"type": "string", "description": "memory id"},
+                }),
+                Some("content"),
+            ),
+        };
+        let mut schema = json!({"type": "object", "properties": properties});
+        if let Some(required) = required {
+            schema["required"] = json!([required]);
+        }
+        schema
+    }
+
+    /// What hosts may assume: nothing here reaches beyond this machine, nothing destroys.
+    fn annotations(self) -> ToolAnnotations {
+        match self {
+            Self::ExecutePattern | Self::FindPatterns | Self::GetResult => {
+                ToolAnnotations::new().read_only(true).open_world(false)
+            }
+            Self::Remember => ToolAnnotations::new().destructive(false).idempotent(true).open_world(false),
+        }
+    }
+
+    /// The tool in the newest shape.
+    #[must_use]
+    pub fn definition(self) -> Tool {
+        let schema = match self.input_schema() {
+            Value::Object(schema) => schema,
+            _ => Map::new(),
+        };
+        Tool::new(self.as_str(), self.description(), Arc::new(schema)).with_annotations(self.annotations())
+    }
+}
+
+/// The list, serialized once for the life of the process.
+pub fn list() -> Arc<[Value]> {
+    static LIST: OnceLock<Arc<[Value]>> = OnceLock::new();
+    Arc::clone(LIST.get_or_init(|| {
+        ToolName::ALL.into_iter().map(|tool| super::reply::to_value(&tool.definition())).collect()
+    }))
+}
+
+/// The versioned schemas of arguments and answers, for `tmws schema` and tests: tool, version, direction, text.
+pub const SCHEMAS: [(&str, &str, &str, &str); 8] = {
+    macro_rules! schema {
+        ($tool:literal $direction:literal) => {
+            (
+                $tool,
+                "v1",
+                $direction,
+                include_str!(concat!("../../schemas/tool/", $tool, "/v1.", $direction, ".json")),
+            )
+        };
+    }
+    [
+        schema!("execute_pattern" "input"),
+        schema!("execute_pattern" "output"),
+        schema!("find_patterns" "input"),
+        schema!("find_patterns" "output"),
+        schema!("get_result" "input"),
+        schema!("get_result" "output"),
+        schema!("remember" "input"),
+        schema!("remember" "output"),
+    ]
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(value: &Value) -> usize {
+        tiktoken_rs::o200k_base_singleton().encode_ordinary(&value.to_string()).len()
+    }
+
+    #[test]
+    fn what_a_model_reads_costs_at_most_350_tokens_and_the_wire_500() {
+        let list = list();
+        let read: Vec<Value> = list
+            .iter()
+            .map(|tool| json!({"name": tool["name"], "description": tool["description"], "input_schema": tool["inputSchema"]}))
+            .collect();
+        let (read, wire) = (tokens(&json!(read)), tokens(&json!({"tools": &*list})));
+        assert!(read <= 350, "{read} tokens are read");
+        assert!(wire <= 500, "{wire} tokens travel");
+    }
+
+    #[test]
+    fn advertised_schemas_are_plain_objects_without_combinators() {
+        for tool in list().iter() {
+            let schema = tool["inputSchema"].as_object().expect("an object");
+            assert_eq!(schema["type"], "object");
+            for key in schema.keys() {
+                assert!(["type", "properties", "required"].contains(&key.as_str()), "{key}");
+            }
+            assert!(
+                schema["properties"]
+                    .as_object()
+                    .is_some_and(|members| members.values().all(Value::is_object))
+            );
+        }
+    }
+
+    #[test]
+    fn advertised_members_are_those_of_the_versioned_schema() {
+        for tool in ToolName::ALL {
+            let (.., text) = SCHEMAS
+                .iter()
+                .find(|(name, _, direction, _)| *name == tool.as_str() && *direction == "input")
+                .expect("every tool has one");
+            let full: Value = serde_json::from_str(text).expect("JSON");
+            let short = tool.input_schema();
+            let names = |schema: &Value| -> Vec<String> {
+                schema["properties"].as_object().expect("an object").keys().cloned().collect()
+            };
+            assert_eq!(names(&short), names(&full), "{}", tool.as_str());
+            assert_eq!(short.get("required"), full.get("required"), "{}", tool.as_str());
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! TMWS itself as a [`Service`]: one table from method to answer.
+
+use std::{sync::Arc, time::Instant};
+
+use serde_json::{Map, Value};
+use tokio::{sync::broadcast, time::timeout_at};
+
+use super::{
+    Context, Payload, ReplyFuture, Service, Shelf, ToolName, arguments::InvalidArgument, catalog,
+    completions, execute_pattern, find_patterns, get_result, profile::profile, prompts, remember, reply,
+    resources,
+};
+use crate::{
+    engine::{
+        Caller, Clock, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, Observer, Outcome,
+        Surroundings, found_text,
+    },
+    nearest,
+    protocol::{Call, CallError, Notice, Profile, Reply, ServerEvent},
+    revision::Revision,
+    store::{SharedStore, StoreError},
+    wire::Method,
+};
+
+/// Events waiting for a slow listener; it misses the oldest and is told so.
+const EVENTS_MAX: usize = 256;
+
+/// What the service is made of. Nothing in it is opened or loaded yet.
+pub struct Parts {
+    /// Runs patterns.
+    pub engine: Arc<Engine>,
+    /// The patterns.
+    pub shelf: Arc<Shelf>,
+    /// Memories and results.
+    pub store: SharedStore,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How results travel.
+    pub payload: Payload,
+}
+
+/// The four tools, the resources, the prompts and the completions of TMWS.
+pub struct TmwsService {
+    pub(super) engine: Arc<Engine>,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) store: SharedStore,
+    pub(super) clock: Arc<dyn Clock>,
+    payload: Payload,
+    profile: Arc<Profile>,
+    events: broadcast::Sender<ServerEvent>,
+}
+
+impl TmwsService {
+    /// A service. Cheap: nothing is opened or read.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { engine, shelf, store, clock, payload } = parts;
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        shelf.announce_to(events.clone());
+        Arc::new(Self { engine, shelf, store, clock, payload, profile: profile(), events })
+    }
+
+    async fn serve(&self, call: Call, context: Context) -> Reply {
+        match call.method() {
+            Method::ToolsCall => self.call_tool(&call, &context).await,
+            Method::PromptsList => prompts::list(self).await,
+            Method::PromptsGet => prompts::get(self, &call, &context).await,
+            Method::ResourcesList => resources::list(self).await,
+            Method::ResourcesRead => resources::read(self, &call, &context).await,
+            Method::CompletionComplete => completions::complete(self, &call, &context).await,
+            method => {
+                tracing::error!(method = method.as_str(), "a method of the core's reached the service");
+                Reply::Error(CallError::Internal)
+            }
+        }
+    }
+
+    async fn call_tool(&self, call: &Call, context: &Context) -> Reply {
+        let params = call.params();
+        let name = params.get("name").and_then(Value::as_str).unwrap_or_default();
+        let Some(tool) = ToolName::parse(name) else {
+            let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+            let hint = nearest::hint(name, ToolName::ALL.map(ToolName::as_str));
+            return Reply::Error(CallError::InvalidParams(format!("unknown tool `{shown}`{hint}")));
+        };
+        match self.run_tool(tool, call, context).await {
+            Ok(reply) => reply,
+            Err(Refused::Arguments(error)) => {
+                reply::invalid_arguments(call.client.revision, &error, &context.scope)
+            }
+            Err(Refused::Engine(error)) => reply::failed(&error, &context.scope),
+        }
+    }
+
+    async fn run_tool(&self, tool: ToolName, call: &Call, context: &Context) -> Result<Reply, Refused> {
+        let params = call.params();
+        match tool {
+            ToolName::ExecutePattern => {
+                let request = execute_pattern::parse(params)?;
+                let execution = self.execute(request, call, context).await?;
+                Ok(self.executed(call.client.revision, execution, context))
+            }
+            ToolName::FindPatterns => {
+                let wanted = find_patterns::parse(params)?;
+                self.shelf.ready().await?;
+                let query = (!wanted.query.is_empty()).then_some(wanted.query.as_str());
+                let (found, total) = self.engine.find(query, Caller::Model, wanted.limit);
+                let text = found_text(&found, total);
+                Ok(self.complete(call.client.revision, text, Map::new()))
+            }
+            ToolName::GetResult => {
+                let query = get_result::parse(params)?;
+                let execution = self.engine.get_result(&context.scope, &query, context.deadline).await?;
+                Ok(self.executed(call.client.revision, execution, context))
+            }
+            ToolName::Remember => {
+                let request = remember::parse(params)?;
+                let replaced = request.input.get("supersedes").and_then(Value::as_str).map(str::to_owned);
+                let execution = self.execute(request, call, context).await?;
+                self.announce_memories(replaced.as_deref(), &execution);
+                Ok(self.executed(call.client.revision, execution, context))
+            }
+        }
+    }
+
+    /// Runs a pattern as the call's scope, telling progress where it is wanted.
+    pub(super) async fn execute(
+        &self,
+        request: ExecuteRequest,
+        call: &Call,
+        context: &Context,
+    ) -> Result<Execution, EngineError> {
+        self.shelf.ready().await?;
+        let observer = Progress { context: call.wants_progress.then_some(context) };
+        let around =
+            Surroundings { observer: &observer, cancel: context.cancel.clone(), deadline: context.deadline };
+        self.engine.execute(&context.scope, request, around).await
+    }
+
+    fn executed(&self, revision: Revision, execution: Execution, context: &Context) -> Reply {
+        let Execution { text, receipt, .. } = execution;
+        self.complete(revision, text, reply::meta(&receipt, &context.scope))
+    }
+
+    fn complete(&self, revision: Revision, text: String, meta: Map<String, Value>) -> Reply {
+        reply::complete(revision, self.payload, text, meta)
+    }
+
+    /// Tells subscribers of the memories that a `remember` touched: the one stored or found again, and the one replaced.
+    fn announce_memories(&self, replaced: Option<&str>, execution: &Execution) {
+        let stored = match &execution.outcome {
+            Outcome::Output { value, .. } => value.get("id").and_then(Value::as_str),
+            Outcome::Unchanged { .. } | Outcome::Candidates { .. } => None,
+        };
+        for id in stored.into_iter().chain(replaced) {
+            // No listener is no fault.
+            let _ = self.events.send(ServerEvent::ResourceUpdated { uri: format!("memory://{id}") });
+        }
+    }
+
+    /// What a store call gives before `deadline`.
+    pub(super) async fn within<T>(
+        deadline: Instant,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, EngineError> {
+        match timeout_at(deadline.into(), call).await {
+            Ok(result) => result.map_err(|error| reply::of_store(&error)),
+            Err(_) => Err(EngineError {
+                kind: ErrorKind::Deadline,
+                message: "the store did not answer in time".to_owned(),
+                part: None,
+                retry_after: None,
+            }),
+        }
+    }
+}
+
+impl Service for TmwsService {
+    fn profile(&self) -> Arc<Profile> {
+        Arc::clone(&self.profile)
+    }
+
+    fn call(self: Arc<Self>, call: Call, context: Context) -> ReplyFuture {
+        match call.method() {
+            Method::ToolsList => Box::pin(std::future::ready(Reply::List(catalog::list()))),
+            Method::ResourcesTemplatesList => {
+                Box::pin(std::future::ready(Reply::List(resources::templates())))
+            }
+            _ => Box::pin(async move { self.serve(call, context).await }),
+        }
+    }
+
+    fn events(&self) -> broadcast::Receiver<ServerEvent> {
+        self.events.subscribe()
+    }
+}
+
+/// Why a tool did not run to its end.
+enum Refused {
+    Arguments(InvalidArgument),
+    Engine(EngineError),
+}
+
+impl From<InvalidArgument> for Refused {
+    fn from(error: InvalidArgument) -> Self {
+        Self::Arguments(error)
+    }
+}
+
+impl From<EngineError> for Refused {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+/// Hands progress on as notices, where the client asked for it.
+struct Progress<'a> {
+    context: Option<&'a Context>,
+}
+
+impl Observer for Progress<'_> {
+    fn progress(&self, done: usize, total: usize, step: &str) {
+        if let Some(context) = self.context {
+            context.notices.notify(Notice::Progress {
+                progress: done as f64,
+                total: Some(total as f64),
+                message: Some(step.to_owned()),
+            });
+        }
+    }
+}
