@@ -5,6 +5,7 @@
 mod cli;
 mod config;
 mod conversations;
+mod docs;
 mod engine;
 mod layers;
 mod pattern_loader;

@@ -1,0 +1,33 @@
+"""Drives `tmws stdio` through PyPI mcp 2.x in one of its modes: auto, legacy, or a pinned revision."""
+
+import asyncio
+import json
+import os
+import sys
+
+from mcp import Client, StdioServerParameters
+
+
+async def main() -> None:
+    plan = json.load(sys.stdin)
+    server = StdioServerParameters(command=plan["command"], args=plan["args"], env={**os.environ, **plan["env"]})
+    seen = {}
+    async with Client(server, mode=plan["mode"]) as client:
+        seen["revision"] = str(client.protocol_version)
+        seen["tools"] = [tool.name for tool in (await client.list_tools()).tools]
+        seen["calls"] = []
+        for name, arguments in plan["calls"]:
+            result = await client.call_tool(name, arguments)
+            seen["calls"].append({"isError": bool(result.is_error), "text": result.content[0].text})
+        seen["listed"] = {
+            "resources": [str(resource.uri) for resource in (await client.list_resources()).resources],
+            "prompts": [prompt.name for prompt in (await client.list_prompts()).prompts],
+        }
+        seen["resources"] = [(await client.read_resource(uri)).contents[0].text for uri in plan["resources"]]
+        seen["prompts"] = [
+            (await client.get_prompt(name, arguments)).messages[0].content.text for name, arguments in plan["prompts"]
+        ]
+    json.dump(seen, sys.stdout)
+
+
+asyncio.run(main())
