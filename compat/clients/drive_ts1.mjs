@@ -1,18 +1,14 @@
 // Drives a server through npm @modelcontextprotocol/sdk 1.x; argv[2] is the package's folder.
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { drive, server } from "./drive_ts.mjs";
 
 const folder = process.argv[2];
 const root = ["dist/esm", "dist"].map((part) => join(folder, part)).find((path) => existsSync(join(path, "client")));
 const { Client } = await import(join(root, "client/index.js"));
 const { StdioClientTransport } = await import(join(root, "client/stdio.js"));
 
-const plan = JSON.parse(readFileSync(0, "utf8"));
-const transport = new StdioClientTransport({
-  command: plan.command,
-  args: plan.args,
-  env: { ...process.env, ...plan.env },
-});
+const transport = new StdioClientTransport(server);
 // These versions keep the negotiated revision to themselves: what they offer is read off the wire, and that they
 // stay connected shows that it was accepted.
 const seen = {};
@@ -23,21 +19,4 @@ transport.send = (message, ...rest) => {
 };
 const client = new Client({ name: "compat", version: "1" }, { capabilities: {} });
 await client.connect(transport);
-seen.tools = (await client.listTools()).tools.map((tool) => tool.name);
-seen.calls = [];
-for (const [name, args] of plan.calls) {
-  const result = await client.callTool({ name, arguments: args });
-  seen.calls.push({ isError: Boolean(result.isError), text: result.content[0].text });
-}
-seen.listed = {
-  resources: (await client.listResources()).resources.map((resource) => resource.uri),
-  prompts: (await client.listPrompts()).prompts.map((prompt) => prompt.name),
-};
-seen.resources = [];
-for (const uri of plan.resources) seen.resources.push((await client.readResource({ uri })).contents[0].text);
-seen.prompts = [];
-for (const [name, args] of plan.prompts) {
-  seen.prompts.push((await client.getPrompt({ name, arguments: args })).messages[0].content.text);
-}
-await client.close();
-process.stdout.write(JSON.stringify(seen));
+await drive(client, seen);
