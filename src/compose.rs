@@ -63,6 +63,8 @@ pub struct Local {
     pub clock: Arc<dyn Clock>,
     /// Longest that a call may take.
     pub call_deadline: Duration,
+    /// Whether somebody set that, rather than leaving the default.
+    pub call_deadline_is_set: bool,
     place: Arc<LazyPlace>,
     agent: String,
     payload: Payload,
@@ -105,6 +107,7 @@ impl Local {
             store,
             clock,
             call_deadline: config.connection.call_deadline,
+            call_deadline_is_set: !config.is_default("limits.call_deadline"),
             place,
             agent: config.agent.clone(),
             payload: config.payload,

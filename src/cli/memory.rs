@@ -236,7 +236,7 @@ async fn import(
     } else {
         output.line(&format!("{} imported, {} known already", report.imported, report.skipped))?;
         for id in &report.conflicts {
-            output.line(&format!("{id}  exists with other content; left alone"))?;
+            output.line(&format!("{id}  left alone: it exists here with other content, or was forgotten here for good (store its text anew with `memory add`)"))?;
         }
     }
     Ok(if report.conflicts.is_empty() { Exit::Ok } else { Exit::Failed })

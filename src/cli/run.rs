@@ -1,11 +1,13 @@
 //! `tmws run`: the main job without a host.
 
 use std::{
+    future::Future,
     io::{self, Read as _},
     time::{Duration, Instant},
 };
 
 use serde_json::{Map, Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Output, arguments, output};
@@ -53,9 +55,15 @@ pub(super) async fn run(
         fresh: arguments.fresh,
         caller: Caller::Trusted,
     };
-    let deadline = Instant::now() + longest(pattern.as_deref(), local.call_deadline);
-    let around = Surroundings { observer: &Unobserved, cancel: CancellationToken::new(), deadline };
-    match local.engine.execute(&local.scope(), request, around).await {
+    let deadline = Instant::now() + longest(pattern.as_deref(), local);
+    let cancel = CancellationToken::new();
+    let around = Surroundings { observer: &Unobserved, cancel: cancel.clone(), deadline };
+    let scope = local.scope();
+    let running = local.engine.execute(&scope, request, around);
+    match ending_with_signals(running, &cancel)
+        .await
+        .map_err(|error| Failure::of_io(action.clone(), &error))?
+    {
         Ok(execution) => show(&execution, output),
         Err(error) => {
             if output.is_json() {
@@ -66,9 +74,29 @@ pub(super) async fn run(
     }
 }
 
-/// A person may wait longer than a host: for as long as the pattern itself allows.
-fn longest(pattern: Option<&Pattern>, call_deadline: Duration) -> Duration {
-    pattern.map_or(call_deadline, |pattern| pattern.limits.timeout.max(call_deadline))
+/// Awaits a run; an interrupt cancels it instead of leaving its programs behind.
+async fn ending_with_signals<T>(
+    running: impl Future<Output = T>,
+    cancel: &CancellationToken,
+) -> io::Result<T> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut running = std::pin::pin!(running);
+    tokio::select! {
+        ended = &mut running => return Ok(ended),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    cancel.cancel();
+    Ok(running.await)
+}
+
+/// A person may wait longer than a host, for as long as the pattern itself allows: unless the limit was set.
+fn longest(pattern: Option<&Pattern>, local: &Local) -> Duration {
+    match pattern {
+        Some(pattern) if !local.call_deadline_is_set => pattern.limits.timeout.max(local.call_deadline),
+        Some(_) | None => local.call_deadline,
+    }
 }
 
 fn unknown(action: &str, error: &EngineError) -> Failure {

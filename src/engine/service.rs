@@ -241,10 +241,11 @@ impl Engine {
             unless: call.request.unless.clone(),
         };
         let turn = tokio::select! {
+            biased;
             turn = self.flights.join(&key) => turn,
             () = around.cancel.cancelled() => return Err(cancelled()),
             () = tokio::time::sleep_until(Instant::from_std(around.deadline)) => {
-                return Err(late("an equal call that was waited for did not end in time"));
+                return Err(late("an equal call is still running and did not end within this call's deadline; ask again later"));
             }
         };
         match turn {

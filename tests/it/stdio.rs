@@ -286,21 +286,7 @@ fn signals_end_it_cleanly() {
 fn impatient_signals_leave_no_child_behind() {
     for count in 1..=2 {
         let place = Place::new();
-        let workspace = place.path("workspace");
-        for arguments in [
-            &["init", "-q"][..],
-            &["-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "--allow-empty", "-m", "first"],
-        ] {
-            assert!(Command::new("git").args(arguments).current_dir(&workspace).status().unwrap().success());
-        }
-        let pid_file = place.path("pid");
-        let script = format!(
-            "#!/bin/sh\necho $$ > '{0}.part'\n/bin/mv '{0}.part' '{0}'\nexec /bin/sleep 600\n",
-            pid_file.display()
-        );
-        fs::create_dir(place.path("bin")).unwrap();
-        fs::write(place.path("bin/git"), script).unwrap();
-        fs::set_permissions(place.path("bin/git"), fs::Permissions::from_mode(0o755)).unwrap();
+        let pid_file = stick_git(&place);
         let mut child = place
             .command()
             .env("PATH", place.path("bin"))
@@ -313,14 +299,7 @@ fn impatient_signals_leave_no_child_behind() {
         host.send(INITIALIZE);
         host.receive();
         host.send(&call(1, "execute_pattern", &json!({"pattern": "repo.digest"})));
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let git = loop {
-            assert!(Instant::now() < deadline, "git was never run");
-            match fs::read_to_string(&pid_file) {
-                Ok(pid) => break pid.trim().to_owned(),
-                Err(_) => std::thread::park_timeout(Duration::from_millis(5)),
-            }
-        };
+        let git = pid_of_git(&pid_file);
         for earlier in 0..count {
             if earlier > 0 {
                 wait_until_asleep(host.child.id());
@@ -328,9 +307,69 @@ fn impatient_signals_leave_no_child_behind() {
             kill_process(Pid::from_child(&host.child), Signal::TERM).unwrap();
         }
         assert!(host.child.wait().unwrap().success());
-        let stat = fs::read_to_string(format!("/proc/{git}/stat")).unwrap_or_default();
-        assert!(stat.is_empty() || stat.contains(") Z "), "after {count} signals: {stat}");
+        assert_gone(&git);
     }
+}
+
+#[test]
+fn an_interrupted_run_by_hand_leaves_no_child_behind() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let place = Place::new();
+        let pid_file = stick_git(&place);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tmws"));
+        let mut child = command
+            .args(["run", "repo.digest"])
+            .current_dir(place.path("workspace"))
+            .env("PATH", place.path("bin"))
+            .env("TMWS_DATABASE_URL", format!("sqlite:{}", place.path("store.db").display()))
+            .env("XDG_CONFIG_HOME", place.path("config"))
+            .env_remove("TMWS_ROOT")
+            .env_remove("CLAUDE_PROJECT_DIR")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let git = pid_of_git(&pid_file);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{signal:?}");
+        assert_gone(&git);
+    }
+}
+
+/// Makes the workspace a repository, and puts a `git` that never ends into `bin`; the file that will hold its pid.
+fn stick_git(place: &Place) -> std::path::PathBuf {
+    for arguments in [
+        &["init", "-q"][..],
+        &["-c", "user.name=n", "-c", "user.email=e", "commit", "-q", "--allow-empty", "-m", "first"],
+    ] {
+        let git = Command::new("git").args(arguments).current_dir(place.path("workspace")).status();
+        assert!(git.unwrap().success());
+    }
+    let pid_file = place.path("pid");
+    let script = format!(
+        "#!/bin/sh\necho $$ > '{0}.part'\n/bin/mv '{0}.part' '{0}'\nexec /bin/sleep 600\n",
+        pid_file.display()
+    );
+    fs::create_dir(place.path("bin")).unwrap();
+    fs::write(place.path("bin/git"), script).unwrap();
+    fs::set_permissions(place.path("bin/git"), fs::Permissions::from_mode(0o755)).unwrap();
+    pid_file
+}
+
+fn pid_of_git(pid_file: &Path) -> String {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        assert!(Instant::now() < deadline, "git was never run");
+        match fs::read_to_string(pid_file) {
+            Ok(pid) => return pid.trim().to_owned(),
+            Err(_) => std::thread::park_timeout(Duration::from_millis(5)),
+        }
+    }
+}
+
+fn assert_gone(pid: &str) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
 }
 
 #[test]
