@@ -437,6 +437,8 @@ async fn reading_writes_nothing() {
     let folder = two_commits();
     // Equal content with another time: git would refresh the index if it might.
     folder.write("d.txt", "one\ntwo\n");
+    let file = fs::File::options().write(true).open(folder.path.join("d.txt")).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_hours(300_000)).unwrap();
     let index = || fs::read(folder.path.join(".git/index")).unwrap();
     let before = index();
     for (uses, with) in READING {

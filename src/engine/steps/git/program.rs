@@ -63,6 +63,7 @@ const OVERRIDES: &[&str] = &[
     "core.sshCommand=false",
     "core.untrackedCache=false",
     "credential.helper=",
+    "diff.autoRefreshIndex=false",
     "diff.external=",
     "diff.interHunkContext=0",
     "diff.mnemonicPrefix=false",
