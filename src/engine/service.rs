@@ -538,12 +538,12 @@ fn late(message: &str) -> EngineError {
     EngineError { kind: ErrorKind::Deadline, message: message.to_owned(), part: None, retry_after: None }
 }
 
-/// Says when to try again, where that may help.
 /// The same error with what to do about it.
 fn advised(error: EngineError, advice: &str) -> EngineError {
     EngineError { message: format!("{}; {advice}", error.message), ..error }
 }
 
+/// Says when to try again, where that may help.
 fn hinted(error: EngineError) -> EngineError {
     let hint = match error.kind {
         ErrorKind::StoreUnavailable => Some(RETRY_STORE),

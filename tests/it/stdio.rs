@@ -36,9 +36,14 @@ impl Place {
     }
 
     fn command(&self) -> Command {
+        self.tmws(&["stdio"])
+    }
+
+    /// `tmws` in the workspace, with nothing of whoever runs the tests.
+    fn tmws(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tmws"));
         command
-            .arg("stdio")
+            .args(arguments)
             .current_dir(self.path("workspace"))
             .env("TMWS_DATABASE_URL", format!("sqlite:{}", self.path("store.db").display()))
             .env("XDG_CONFIG_HOME", self.path("config"))
@@ -316,15 +321,9 @@ fn an_interrupted_run_by_hand_leaves_no_child_behind() {
     for signal in [Signal::INT, Signal::TERM] {
         let place = Place::new();
         let pid_file = stick_git(&place);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tmws"));
-        let mut child = command
-            .args(["run", "repo.digest"])
-            .current_dir(place.path("workspace"))
+        let mut child = place
+            .tmws(&["run", "repo.digest"])
             .env("PATH", place.path("bin"))
-            .env("TMWS_DATABASE_URL", format!("sqlite:{}", place.path("store.db").display()))
-            .env("XDG_CONFIG_HOME", place.path("config"))
-            .env_remove("TMWS_ROOT")
-            .env_remove("CLAUDE_PROJECT_DIR")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
