@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     revision::{Era, Revision},
-    wire::{Direction, Kind, Method, Notification, Request, RequestId, Response, RpcError},
+    wire::{Direction, Kind, Method, Notification, Request, RequestId, Response, RpcError, write_value},
 };
 
 /// A request that fits its method's schema under its revision.
@@ -422,10 +422,6 @@ fn write_message(id: Option<&RequestId>, outcome: &str, value: &Value) -> Sealed
     write_value(&mut bytes, value);
     bytes.push(b'}');
     Sealed { bytes }
-}
-
-fn write_value(bytes: &mut Vec<u8>, value: &Value) {
-    serde_json::to_writer(bytes, value).expect("a value with string keys is always written");
 }
 
 fn text_of(message: &Value) -> Vec<u8> {

@@ -12,6 +12,9 @@ pub enum Line {
     },
 }
 
+/// An emptied buffer keeps at most so much: one long line must not cost its memory for ever.
+const KEPT_BYTES: usize = 64 << 10;
+
 /// Cuts a byte stream at `\n`. Holds at most one line of `line_bytes_max` bytes plus what one read brought.
 #[derive(Debug)]
 pub struct LineDecoder {
@@ -48,6 +51,12 @@ impl LineDecoder {
             let Some(offset) = self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n') else {
                 self.scanned = self.buffer.len();
                 self.drop_overlong();
+                if self.start == self.buffer.len() {
+                    self.buffer.clear();
+                    self.buffer.shrink_to(KEPT_BYTES);
+                    self.start = 0;
+                    self.scanned = 0;
+                }
                 return None;
             };
             let end = self.scanned + offset;

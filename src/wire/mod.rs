@@ -8,6 +8,7 @@ mod id;
 mod json;
 mod lines;
 mod method;
+mod writer;
 
 pub use error::{ErrorCode, RpcError};
 pub use frame::{
@@ -17,3 +18,4 @@ pub use id::RequestId;
 pub use json::{JSON_DEPTH_MAX, StrictJson, parse_strict};
 pub use lines::{Line, LineDecoder};
 pub use method::{Direction, Gate, Kind, METHODS, Method, MethodRow};
+pub use writer::write_value;
