@@ -14,19 +14,19 @@ use tmws::{
     limits::{ConnectionLimits, ShutdownLimits},
     protocol::{
         BatchAnswers, CacheHint, CacheScope, Call, CallError, Capabilities, Connection, Now, Profile, Reply,
-        ServerEvent, Signer,
+        Signer,
     },
     schema::Gate,
-    scope::ProjectId,
+    scope::{ProjectId, Rights},
     session::{Driver, Identity, Mailbox},
-    tool::{Context, ReplyFuture, Service},
+    tool::{Change, ConnectionId, Context, ReplyFuture, Service},
     transport::stdio,
     wire::Method,
 };
 use tokio::sync::broadcast;
 
 struct Echo {
-    events: broadcast::Sender<ServerEvent>,
+    events: broadcast::Sender<Change>,
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -67,7 +67,7 @@ impl Service for Echo {
         Box::pin(ready(reply))
     }
 
-    fn events(&self) -> broadcast::Receiver<ServerEvent> {
+    fn events(&self) -> broadcast::Receiver<Change> {
         self.events.subscribe()
     }
 }
@@ -90,8 +90,9 @@ fn main() -> io::Result<()> {
         Signer::new([0; 32]),
         BatchAnswers::Array,
     );
-    let identity = Identity::new(ProjectId::personal, "local", "bench", "bench");
+    let identity = Identity::new(ProjectId::personal, "local", "bench", "bench", Rights::ALL);
     let mut driver = Driver::new(
+        ConnectionId(0),
         connection,
         service,
         identity,

@@ -1,9 +1,11 @@
-//! Puts the parts of one process together, for the local user. Nothing here opens or reads anything: each part does
-//! when it is first needed.
+//! Puts the parts of one process together. Nothing here opens or reads anything: each part does when it is first needed.
+//!
+//! [`Local`] is for one local user (stdio and the command line), [`Shared`] for many principals and projects at once.
 
 use std::{
-    path::Path,
-    sync::{Arc, LazyLock, Mutex},
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Mutex, Once, OnceLock},
     time::Duration,
 };
 
@@ -12,12 +14,12 @@ use jiff::Timestamp;
 use crate::{
     config::{Config, DatabaseUrl},
     engine::{
-        Clock, Engine, EngineSettings, LibraryHandle, RootSources, Workspace, Workspaces, project_of,
-        resolve_root,
+        Allowed, Caller, Clock, Engine, EngineSettings, LibraryHandle, RootSources, Workspace, Workspaces,
+        project_of, resolve_root,
     },
     scope::{ProjectId, Scope},
     store::{LazyStore, SharedStore, SqliteOptions},
-    tool::{Folders, Parts, PatternSource, Payload, Shelf, TmwsService},
+    tool::{FindRoot, Folders, Parts, PatternSource, Payload, Shelf, TmwsService},
 };
 
 /// The principal of whoever runs the binary.
@@ -33,7 +35,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Where the local user works, found out at the first use.
+/// Where this process works, found out at the first use.
 struct Place {
     workspace: Workspace,
     project: ProjectId,
@@ -46,6 +48,37 @@ struct LocalWorkspaces(Arc<LazyPlace>);
 impl Workspaces for LocalWorkspaces {
     fn workspace(&self, _: &Scope) -> Workspace {
         self.0.workspace.clone()
+    }
+}
+
+/// The parts that serve calls, whoever makes them.
+struct Serving {
+    engine: Arc<Engine>,
+    shelf: Arc<Shelf>,
+    store: SharedStore,
+    clock: Arc<dyn Clock>,
+}
+
+impl Serving {
+    fn new(
+        config: &Config,
+        folders: &Arc<Folders>,
+        workspaces: Arc<dyn Workspaces>,
+        store: fn(SqliteOptions) -> LazyStore,
+    ) -> Self {
+        let DatabaseUrl::Sqlite(path) = &config.database;
+        let options = SqliteOptions { limits: config.store, ..SqliteOptions::new(path) };
+        let store: SharedStore = Arc::new(store(options));
+        let shelf = Shelf::new(Arc::clone(folders) as Arc<dyn PatternSource>);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let engine = Arc::new(Engine::new(
+            Arc::clone(&shelf) as LibraryHandle,
+            SharedStore::clone(&store),
+            workspaces,
+            Arc::clone(&clock),
+            EngineSettings::default(),
+        ));
+        Self { engine, shelf, store, clock }
     }
 }
 
@@ -74,32 +107,22 @@ impl Local {
     /// The parts that `config` describes.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let DatabaseUrl::Sqlite(path) = &config.database;
-        let options = SqliteOptions { limits: config.store, ..SqliteOptions::new(path) };
-        let store: SharedStore = Arc::new(LazyStore::new(options));
-        let (root, home, given) = (config.root.clone(), config.home.clone(), !config.is_default("root"));
-        let place: Arc<LazyPlace> =
-            Arc::new(LazyLock::new(Box::new(move || find_place(&root, given, home.as_deref()))));
+        let place = own_place(config);
         let rooted = Arc::clone(&place);
         let folders = Arc::new(Folders {
-            user: config.pattern_folders.clone(),
             project: config.repository_pattern_folders.clone(),
-            root: Box::new(move || match &rooted.workspace {
-                Workspace::Root(root) => Some(root.clone()),
-                Workspace::None { .. } => None,
-            }),
             trust: config.user_folder.as_ref().map(|folder| folder.join("trust.json")),
-            library: Mutex::default(),
+            ..user_folders(
+                config,
+                Box::new(move || match &rooted.workspace {
+                    Workspace::Root(root) => Some(root.clone()),
+                    Workspace::None { .. } => None,
+                }),
+            )
         });
-        let shelf = Shelf::new(Arc::clone(&folders) as Arc<dyn PatternSource>);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let engine = Arc::new(Engine::new(
-            Arc::clone(&shelf) as LibraryHandle,
-            SharedStore::clone(&store),
-            Arc::new(LocalWorkspaces(Arc::clone(&place))),
-            Arc::clone(&clock),
-            EngineSettings::default(),
-        ));
+        let workspaces = Arc::new(LocalWorkspaces(Arc::clone(&place)));
+        let Serving { engine, shelf, store, clock } =
+            Serving::new(config, &folders, workspaces, LazyStore::new);
         Self {
             engine,
             shelf,
@@ -155,6 +178,164 @@ impl Local {
     pub fn scope(&self) -> Scope {
         Scope::mint(self.project().clone(), LOCAL_PRINCIPAL, &self.agent, None)
     }
+
+    /// What the local user may run on the command line. The first call looks at the disk.
+    #[must_use]
+    pub fn allowed(&self) -> Allowed {
+        self.engine.allowed(&self.scope(), Caller::Trusted)
+    }
+}
+
+/// The parts of a process that serves many principals in many projects.
+///
+/// **Patterns** are those of the binary and of the serving user's own folders, the same for everybody. A repository's
+/// own patterns are not loaded, not even those of the folder that the server was started in: they are that
+/// repository's word, and must not reach another project.
+///
+/// **Workspaces**: a project that the configuration gives a root works on it; the project of the folder that the
+/// server was started in works on that one; all others, `personal` among them, have none and offer no pattern that
+/// needs one.
+pub struct Shared {
+    /// Runs patterns.
+    pub engine: Arc<Engine>,
+    /// The patterns.
+    pub shelf: Arc<Shelf>,
+    /// Memories, sessions and results.
+    pub store: SharedStore,
+    /// Serves MCP calls.
+    pub service: Arc<TmwsService>,
+    place: Arc<LazyPlace>,
+}
+
+impl Shared {
+    /// The parts that `config` describes, with the roots of `projects` as configured: not canonical, perhaps not there.
+    #[must_use]
+    pub fn new(config: &Config, projects: impl IntoIterator<Item = (ProjectId, Option<PathBuf>)>) -> Self {
+        let place = own_place(config);
+        let workspaces = ProjectWorkspaces {
+            roots: projects.into_iter().map(|(id, root)| (id, ConfiguredRoot::new(root))).collect(),
+            home: config.home.clone(),
+            own: Arc::clone(&place),
+        };
+        let folders = Arc::new(user_folders(config, Box::new(|| None)));
+        let Serving { engine, shelf, store, clock } =
+            Serving::new(config, &folders, Arc::new(workspaces), LazyStore::discreet);
+        let service = TmwsService::new(Parts {
+            engine: Arc::clone(&engine),
+            shelf: Arc::clone(&shelf),
+            store: SharedStore::clone(&store),
+            clock,
+            payload: config.payload,
+        });
+        Self { engine, shelf, store, service, place }
+    }
+
+    /// The project of the folder that the server was started in. The first call looks at the disk.
+    #[must_use]
+    pub fn own_project(&self) -> &ProjectId {
+        &self.place.project
+    }
+}
+
+/// A root of the configuration; canonical once it was there.
+struct ConfiguredRoot {
+    given: Option<PathBuf>,
+    found: OnceLock<PathBuf>,
+    warned: Once,
+}
+
+impl ConfiguredRoot {
+    fn new(given: Option<PathBuf>) -> Self {
+        Self { given, found: OnceLock::new(), warned: Once::new() }
+    }
+
+    fn workspace(&self, project: &ProjectId, home: Option<&Path>) -> Workspace {
+        let Some(given) = &self.given else { return no_root(project) };
+        if let Some(root) = self.found.get() {
+            return Workspace::Root(root.clone());
+        }
+        match configured_root(given, home) {
+            Workspace::Root(root) => Workspace::Root(self.found.get_or_init(|| root).clone()),
+            // The reason names the path, which is the server's own business.
+            Workspace::None { reason } => {
+                self.warned.call_once(|| {
+                    tracing::warn!(%project, reason, "the root of a project cannot be used");
+                });
+                Workspace::None {
+                    reason: format!(
+                        "the root that the server's configuration gives project {project} cannot be used now; \
+                         the server's log says why"
+                    ),
+                }
+            }
+        }
+    }
+}
+
+/// The workspaces of a server, by project.
+struct ProjectWorkspaces {
+    roots: BTreeMap<ProjectId, ConfiguredRoot>,
+    home: Option<PathBuf>,
+    own: Arc<LazyPlace>,
+}
+
+impl Workspaces for ProjectWorkspaces {
+    fn workspace(&self, scope: &Scope) -> Workspace {
+        let project = scope.project();
+        // One project per principal: no folder can be theirs.
+        if *project == ProjectId::personal() {
+            return Workspace::None {
+                reason:
+                    "project personal has no folder; connect to a project's own path, /p/<project>/ws or \
+                         /p/<project>/mcp"
+                        .to_owned(),
+            };
+        }
+        match self.roots.get(project) {
+            Some(root) => root.workspace(project, self.home.as_deref()),
+            None if self.own.project == *project => self.own.workspace.clone(),
+            None => no_root(project),
+        }
+    }
+}
+
+fn configured_root(given: &Path, home: Option<&Path>) -> Workspace {
+    resolve_root(&RootSources { configured: Some(given), home, ..RootSources::default() })
+}
+
+/// The projects of `config` whose roots cannot be used as they are, each with the reason.
+pub fn unusable_roots(config: &Config) -> impl Iterator<Item = (&ProjectId, String)> {
+    config.projects.iter().filter_map(|project| {
+        match configured_root(project.root.as_deref()?, config.home.as_deref()) {
+            Workspace::Root(_) => None,
+            Workspace::None { reason } => Some((&project.id, reason)),
+        }
+    })
+}
+
+fn no_root(project: &ProjectId) -> Workspace {
+    Workspace::None {
+        reason: format!(
+            "project {project} has no root on this server; whoever runs the server can give it one under \
+             [projects] in tmws.toml, and start it again"
+        ),
+    }
+}
+
+/// The pattern folders of the user who runs the process, and no repository's.
+fn user_folders(config: &Config, root: FindRoot) -> Folders {
+    Folders {
+        user: config.pattern_folders.clone(),
+        project: Vec::new(),
+        root,
+        trust: None,
+        library: Mutex::default(),
+    }
+}
+
+fn own_place(config: &Config) -> Arc<LazyPlace> {
+    let (root, home, given) = (config.root.clone(), config.home.clone(), !config.is_default("root"));
+    Arc::new(LazyLock::new(Box::new(move || find_place(&root, given, home.as_deref()))))
 }
 
 /// The folder to work on and its project. A root that was not `given` is the working directory. What is no workspace has

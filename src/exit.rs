@@ -33,11 +33,11 @@ exits! {
     /// Done as asked; also when whoever read our output closed it early.
     Ok 0 "done as asked";
     /// A check, a test or a pattern said no: the answer is a failure, the program works.
-    Failed 1 "a check, a test or a pattern failed";
+    Failed 1 "a check, a test, a pattern or a bridge failed";
     /// The command line or an input is wrong.
     Usage 2 "the command line or an input is wrong";
-    /// The store cannot be reached or used (`EX_UNAVAILABLE`).
-    Unavailable 69 "the store cannot be used";
+    /// The store cannot be reached or used, or the address to listen on is taken (`EX_UNAVAILABLE`).
+    Unavailable 69 "the store or the address to listen on cannot be used";
     /// Our bug (`EX_SOFTWARE`).
     Software 70 "a bug in tmws";
     /// The configuration is wrong (`EX_CONFIG`).

@@ -8,6 +8,8 @@ pub mod nearest;
 pub mod revision;
 pub mod scope;
 
+pub mod metrics;
+
 pub mod wire;
 
 pub mod schema;

@@ -96,3 +96,63 @@ impl Default for ShutdownLimits {
         Self { drain: Duration::from_millis(800), exit: Duration::from_secs(1) }
     }
 }
+
+/// Limits of a server that listens on the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkLimits {
+    /// Connections at once; more are turned away.
+    pub connections_max: usize,
+    /// Requests being worked on at once, over all connections.
+    pub inflight_total_max: usize,
+    /// Calls a second of one principal (of one connection where nobody has a token); 0 is no limit.
+    pub calls_per_second: usize,
+    /// Calls that may come at once before that counts.
+    pub calls_burst: usize,
+    /// The head of a request, and the first byte of a connection, must have arrived within so long.
+    pub header_timeout: Duration,
+    /// The body of a request must go on arriving: longest time without a byte.
+    pub body_timeout: Duration,
+    /// A peer that takes nothing of what waits for it is cut off after so long.
+    pub write_stall: Duration,
+    /// A WebSocket is pinged after so long without a byte.
+    pub ping_interval: Duration,
+    /// A WebSocket is closed after so long without a byte, pongs included.
+    pub idle_timeout: Duration,
+    /// A quiet event stream gets a comment every so often; a call that is silent for so long gets its event stream.
+    pub keep_alive: Duration,
+    /// Events of one HTTP session kept for streams that are resumed.
+    pub replay_events_max: usize,
+    /// The same in bytes.
+    pub replay_bytes_max: usize,
+    /// An HTTP session that nobody uses is put out of memory after so long.
+    pub http_session_idle: Duration,
+    /// An HTTP session id is good for so long.
+    pub http_session_ttl: Duration,
+    /// HTTP sessions in memory at once; one that nobody uses makes room.
+    pub http_sessions_max: usize,
+    /// After the signal to end, calls in flight may still answer for so long, and all connections are closed then.
+    pub shutdown: Duration,
+}
+
+impl Default for NetworkLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 16_384,
+            inflight_total_max: 1_024,
+            calls_per_second: 100,
+            calls_burst: 200,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            write_stall: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(30),
+            idle_timeout: Duration::from_mins(10),
+            keep_alive: Duration::from_secs(15),
+            replay_events_max: 256,
+            replay_bytes_max: 1 << 20,
+            http_session_idle: Duration::from_mins(30),
+            http_session_ttl: Duration::from_hours(24),
+            http_sessions_max: 16_384,
+            shutdown: Duration::from_secs(4),
+        }
+    }
+}

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 /// A server-wide project id: `personal`, or `p_` and 32 hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ProjectId(Box<str>);
+pub struct ProjectId(Arc<str>);
 
 impl ProjectId {
     /// The project of whoever has no workspace.
@@ -52,6 +52,83 @@ impl fmt::Debug for ProjectId {
     }
 }
 
+/// What [`is_agent_name`] takes, for those who are told.
+pub const AGENT_NAME: &str = "1 to 64 letters, digits, `_`, `-`, `.` or `:`";
+
+/// Whether an agent may be called `text`, wherever the name comes from: [`AGENT_NAME`].
+#[must_use]
+pub fn is_agent_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 64
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte))
+}
+
+/// What a caller may do, as granted by its token. A set; the empty set may list and discover, nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rights(u8);
+
+impl Rights {
+    /// Nothing beyond listing.
+    pub const NONE: Self = Self(0);
+    /// `pattern:run`: run read-only patterns and read their results.
+    pub const PATTERN_RUN: Self = Self(1);
+    /// `memory:read`: read memories, by patterns and as resources.
+    pub const MEMORY_READ: Self = Self(2);
+    /// `memory:write`: store and forget memories.
+    pub const MEMORY_WRITE: Self = Self(4);
+    /// `admin`: metrics and the state of the server.
+    pub const ADMIN: Self = Self(8);
+    /// Everything: the local user.
+    pub const ALL: Self = Self(15);
+
+    /// Each single right with its name in token files and in `WWW-Authenticate`.
+    pub const NAMED: [(Self, &'static str); 4] = [
+        (Self::PATTERN_RUN, "pattern:run"),
+        (Self::MEMORY_READ, "memory:read"),
+        (Self::MEMORY_WRITE, "memory:write"),
+        (Self::ADMIN, "admin"),
+    ];
+
+    /// The right named `name`.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::NAMED.iter().find(|(_, of)| *of == name).map(|(right, _)| *right)
+    }
+
+    /// Whether all of `needed` are in this set.
+    #[must_use]
+    pub const fn include(self, needed: Self) -> bool {
+        self.0 & needed.0 == needed.0
+    }
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn with(self, more: Self) -> Self {
+        Self(self.0 | more.0)
+    }
+
+    /// This set without `fewer`.
+    #[must_use]
+    pub const fn without(self, fewer: Self) -> Self {
+        Self(self.0 & !fewer.0)
+    }
+
+    /// The names of the rights in this set.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMED.into_iter().filter(move |(right, _)| self.include(*right)).map(|(_, name)| name)
+    }
+}
+
+impl fmt::Display for Rights {
+    /// The names, separated by spaces.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, name) in self.names().enumerate() {
+            write!(f, "{}{name}", if index == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
 /// Who may see and do what in one call. Bound by the server, never chosen by a model; minted only in `session`
 /// (and by the command line for the local user). Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,17 +137,30 @@ pub struct Scope(Arc<Parts>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Parts {
     project: ProjectId,
-    principal: Box<str>,
-    agent: Box<str>,
-    session: Option<Box<str>>,
+    principal: Arc<str>,
+    agent: Arc<str>,
+    session: Option<Arc<str>>,
+    rights: Rights,
 }
 
 impl Scope {
-    /// A scope. Only `session` and the composition roots call this.
+    /// A scope with every right. Only `session` and the composition roots call this.
     #[must_use]
     pub fn mint(project: ProjectId, principal: &str, agent: &str, session: Option<&str>) -> Self {
         let session = session.map(Into::into);
-        Self(Arc::new(Parts { project, principal: principal.into(), agent: agent.into(), session }))
+        Self(Arc::new(Parts {
+            project,
+            principal: principal.into(),
+            agent: agent.into(),
+            session,
+            rights: Rights::ALL,
+        }))
+    }
+
+    /// The same scope with these rights and no others.
+    #[must_use]
+    pub fn with_rights(&self, rights: Rights) -> Self {
+        Self(Arc::new(Parts { rights, ..Parts::clone(&self.0) }))
     }
 
     /// The same scope within `session` (an opaque key; for a handle, the hash of it).
@@ -95,6 +185,12 @@ impl Scope {
     #[must_use]
     pub fn agent(&self) -> &str {
         &self.0.agent
+    }
+
+    /// What the caller may do.
+    #[must_use]
+    pub fn rights(&self) -> Rights {
+        self.0.rights
     }
 
     /// The session, where there is one.

@@ -24,8 +24,9 @@ use crate::{
     limits::ShutdownLimits,
     protocol::{BatchAnswers, Connection, Now, Signer},
     schema::Gate,
+    scope::Rights,
     session::{Driver, Identity, Mailbox},
-    tool::Service,
+    tool::{ConnectionId, Service},
     transport::stdio::{self, Ended, Stop},
 };
 
@@ -81,8 +82,9 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
         Signer::new(key).for_audience(LOCAL_PRINCIPAL),
         BatchAnswers::Array,
     );
-    let identity = Identity::new(local.project_later(), LOCAL_PRINCIPAL, &config.agent, &random_name()?);
+    let identity = Identity::new(local.project_later(), LOCAL_PRINCIPAL, &config.agent, &random_name()?, Rights::ALL);
     let mut driver = Driver::new(
+        ConnectionId(0),
         connection,
         service,
         identity,
@@ -139,7 +141,7 @@ fn forward_events(runtime: &Runtime, service: &dyn Service, mailbox: &Arc<Mailbo
     runtime.spawn(async move {
         loop {
             match events.recv().await {
-                Ok(event) => mailbox.put_event(event),
+                Ok(change) => mailbox.put_event(change.event),
                 Err(RecvError::Lagged(missed)) => {
                     debug!(missed, "change notices came too fast and were dropped");
                 }

@@ -14,7 +14,7 @@ use super::{Failure, Output, arguments, draft::Draft};
 use crate::{
     compose::Local,
     engine::{
-        Caller, Patterns as _,
+        Patterns as _,
         testing::{TestOutcome, run_tests},
     },
     exit::Exit,
@@ -80,7 +80,7 @@ async fn list(query: Option<&str>, local: &Local, output: &mut Output) -> Result
 async fn show(name: &str, local: &Local, output: &mut Output) -> Result<Exit, Failure> {
     let action = format!("show {name}");
     ready(local, &action).await?;
-    let pattern = local.engine.named(name, Caller::Trusted).map_err(|error| {
+    let pattern = local.engine.named(name, &local.allowed()).map_err(|error| {
         Failure::of_engine(action, &error)
             .with_hint("`tmws pattern list` prints all names and which files wait for trust")
     })?;
@@ -159,7 +159,7 @@ async fn test(names: &[String], local: &Local, output: &mut Output) -> Result<Ex
         subjects.extend(local.shelf.all().into_iter().map(|pattern| (pattern, None)));
     }
     for name in names {
-        let pattern = local.engine.named(name, Caller::Trusted).map_err(|error| {
+        let pattern = local.engine.named(name, &local.allowed()).map_err(|error| {
             Failure::of_engine(format!("test {name}"), &error)
                 .with_hint("`tmws pattern list` prints all names and which files wait for trust")
         })?;

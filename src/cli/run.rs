@@ -42,7 +42,7 @@ pub(super) async fn run(
     };
     let pattern = match &target {
         Target::Pattern(name) => {
-            Some(local.engine.named(name, Caller::Trusted).map_err(|error| unknown(&action, &error))?)
+            Some(local.engine.named(name, &local.allowed()).map_err(|error| unknown(&action, &error))?)
         }
         Target::Query(_) => None,
     };

@@ -5,7 +5,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::settings::{Given, SETTINGS, SettingRow};
+use super::{
+    ProjectSetting, projects,
+    settings::{Given, SettingRow},
+    table::SETTINGS,
+};
 use crate::nearest;
 
 /// What is wrong in a file, and on which line (from 1).
@@ -15,12 +19,17 @@ pub(super) struct Fault {
     pub(super) message: String,
 }
 
-/// Hands each setting of `text` with its line to `take`, in the order of the table of settings, and returns all faults,
-/// those of `take` among them.
-pub(super) fn read(
-    text: &str,
-    mut take: impl FnMut(&'static SettingRow, usize, &Given<'_>) -> Result<(), String>,
-) -> Vec<Fault> {
+/// What a file holds, handed over as it is met.
+pub(super) trait Taker {
+    /// One setting of the table, with its line.
+    fn setting(&mut self, row: &'static SettingRow, line: usize, given: &Given<'_>) -> Result<(), String>;
+
+    /// One entry of `[projects]`.
+    fn project(&mut self, project: ProjectSetting) -> Result<(), String>;
+}
+
+/// Hands everything in `text` to `take`, in the order of the file, and returns all faults, those of `take` among them.
+pub(super) fn read(text: &str, take: &mut impl Taker) -> Vec<Fault> {
     let document = match DeTable::parse(text) {
         Ok(document) => document,
         Err(error) => {
@@ -29,18 +38,12 @@ pub(super) fn read(
         }
     };
     let mut faults = Vec::new();
-    walk(text, "", document.get_ref(), &mut take, &mut faults);
+    walk(text, "", document.get_ref(), take, &mut faults);
     faults.sort_by_key(|fault| fault.line);
     faults
 }
 
-fn walk(
-    text: &str,
-    section: &str,
-    table: &DeTable<'_>,
-    take: &mut impl FnMut(&'static SettingRow, usize, &Given<'_>) -> Result<(), String>,
-    faults: &mut Vec<Fault>,
-) {
+fn walk(text: &str, section: &str, table: &DeTable<'_>, take: &mut impl Taker, faults: &mut Vec<Fault>) {
     for (name, value) in table {
         let line = line_of(text, name.span().start);
         let key = if section.is_empty() {
@@ -49,17 +52,28 @@ fn walk(
             format!("{section}.{}", name.get_ref())
         };
         let outcome = if let Some(row) = SettingRow::find(&key) {
-            take(row, line, &given(value))
+            take.setting(row, line, &given(value))
+        } else if key == projects::SECTION {
+            read_projects(text, value.get_ref(), take, faults);
+            Ok(())
         } else if let (DeValue::Table(inner), true) = (value.get_ref(), is_section(&key)) {
             walk(text, &key, inner, take, faults);
             Ok(())
         } else {
-            let known = SETTINGS.iter().map(|row| row.key).chain(["limits"]);
+            let known = SETTINGS.iter().map(|row| row.key).chain(["limits", projects::SECTION]);
             Err(format!("unknown key `{}`{}", one_line(&key), nearest::hint(&key, known)))
         };
         if let Err(message) = outcome {
             faults.push(Fault { line, message });
         }
+    }
+}
+
+fn read_projects(text: &str, value: &DeValue<'_>, take: &mut impl Taker, faults: &mut Vec<Fault>) {
+    for entry in projects::read(value) {
+        let line = line_of(text, entry.offset);
+        let outcome = entry.project.and_then(|project| take.project(project));
+        faults.extend(outcome.err().map(|message| Fault { line, message }));
     }
 }
 
@@ -73,7 +87,7 @@ fn given<'a>(value: &'a Spanned<DeValue<'_>>) -> Given<'a> {
         DeValue::Integer(number) if number.radix() == 10 => Given::Integer(number.as_str()),
         DeValue::Integer(_) => Given::Other("a number that is not decimal"),
         DeValue::Float(_) => Given::Other("a fraction"),
-        DeValue::Boolean(_) => Given::Other("a boolean"),
+        DeValue::Boolean(value) => Given::Boolean(*value),
         DeValue::Datetime(_) => Given::Other("a date"),
         DeValue::Table(_) => Given::Other("a table"),
         DeValue::Array(items) => {

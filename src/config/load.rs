@@ -4,22 +4,30 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Component, Path, PathBuf},
 };
 
 use super::{
-    Config, ConfigError, DatabaseUrl, Kind, Origin,
-    file::{self, Fault},
-    settings::{Given, SETTINGS, SettingRow},
+    Config, ConfigError, DatabaseUrl, Kind, LegacySse, Origin, ProjectSetting,
+    file::{self, Fault, Taker},
+    settings::{Given, SettingRow},
+    table::SETTINGS,
 };
 use crate::{
-    limits::{ConnectionLimits, ShutdownLimits, StoreLimits},
+    limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits},
     nearest,
     tool::Payload,
 };
 
 /// Largest configuration file read, in bytes.
 const FILE_BYTES_MAX: u64 = 256 << 10;
+
+/// Where `serve` listens unless it is told otherwise: only this machine reaches it.
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7337);
+
+/// Variables that are no settings: what `tmws connect` is given by whoever launches it.
+const READ_ELSEWHERE: [&str; 2] = ["TMWS_TOKEN", "TMWS_CONNECT_PLAN"];
 
 /// Names of a repository's own file, in the order looked for.
 const REPOSITORY_FILES: [&str; 2] = [".tmws.toml", "tmws.toml"];
@@ -86,8 +94,19 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     read_repository_file(&root, &mut config);
     read_environment(sources, &mut config)?;
     read_flags(sources, &mut config)?;
-    if config.root.is_relative() {
-        config.root = sources.working_directory.join(&config.root);
+    let Config { root, tokens_file, tls_cert, tls_key, audit_file, .. } = &mut config;
+    let files = [tokens_file, tls_cert, tls_key, audit_file].into_iter().filter_map(Option::as_mut);
+    for path in files.chain([root]).filter(|path| path.is_relative()) {
+        *path = sources.working_directory.join(&path);
+    }
+    for (given, needed, other) in
+        [("tls_cert", &config.tls_key, "tls_key"), ("tls_key", &config.tls_cert, "tls_cert")]
+    {
+        if !config.is_default(given) && needed.is_none() {
+            let place = config.origin(given).map_or_else(String::new, ToString::to_string);
+            let fault = format!("`{given}` needs `{other}` beside it");
+            return Err(ConfigError { place, fault });
+        }
     }
     if config.database == DatabaseUrl::Sqlite(PathBuf::new()) {
         return Err(ConfigError {
@@ -113,6 +132,17 @@ fn defaults(sources: &Sources) -> Config {
         log: "warn".to_owned(),
         payload: Payload::Text,
         connection: ConnectionLimits::default(),
+        network: NetworkLimits::default(),
+        listen: LISTEN_DEFAULT,
+        no_auth: false,
+        tokens_file: None,
+        allowed_hosts: Vec::new(),
+        allowed_origins: Vec::new(),
+        tls_cert: None,
+        tls_key: None,
+        legacy_sse: LegacySse::Auto,
+        audit_file: data_folder.as_ref().map(|folder| folder.join("audit.jsonl")),
+        projects: Vec::new(),
         store: StoreLimits::default(),
         shutdown: ShutdownLimits::default(),
         user_folder,
@@ -152,9 +182,7 @@ fn read_user_file(sources: &Sources, config: &mut Config) -> Result<(), ConfigEr
             });
         }
     };
-    let faults = file::read(&text, |row, line, given| {
-        apply(config, row, given, Origin::User { path: path.clone(), line })
-    });
+    let faults = file::read(&text, &mut FromUser { config, path: &path });
     match faults.into_iter().next() {
         Some(Fault { line, message }) => {
             Err(ConfigError { place: format!("{}:{line}", path.display()), fault: message })
@@ -186,8 +214,7 @@ fn read_repository_file(root: &Path, config: &mut Config) {
     };
     // All or nothing: tried on a copy first.
     let mut trial = config.clone();
-    let faults =
-        file::read(&text, |row, line, given| take_from_repository(&mut trial, root, &path, row, line, given));
+    let faults = file::read(&text, &mut FromRepository { config: &mut trial, root, path: &path });
     if faults.is_empty() {
         *config = trial;
     } else {
@@ -196,6 +223,37 @@ fn read_repository_file(root: &Path, config: &mut Config) {
                 .iter()
                 .map(|fault| format!("{}:{} (file ignored): {}", path.display(), fault.line, fault.message)),
         );
+    }
+}
+
+struct FromUser<'a> {
+    config: &'a mut Config,
+    path: &'a Path,
+}
+
+impl Taker for FromUser<'_> {
+    fn setting(&mut self, row: &'static SettingRow, line: usize, given: &Given<'_>) -> Result<(), String> {
+        apply(self.config, row, given, Origin::User { path: self.path.to_owned(), line })
+    }
+
+    fn project(&mut self, project: ProjectSetting) -> Result<(), String> {
+        project.add_to(&mut self.config.projects)
+    }
+}
+
+struct FromRepository<'a> {
+    config: &'a mut Config,
+    root: &'a Path,
+    path: &'a Path,
+}
+
+impl Taker for FromRepository<'_> {
+    fn setting(&mut self, row: &'static SettingRow, line: usize, given: &Given<'_>) -> Result<(), String> {
+        take_from_repository(self.config, self.root, self.path, row, line, given)
+    }
+
+    fn project(&mut self, _: ProjectSetting) -> Result<(), String> {
+        Err("`projects` can only be set by the user, not by a repository".to_owned())
     }
 }
 
@@ -230,7 +288,7 @@ fn take_from_repository(
     let lower = match &row.kind {
         Kind::Duration(at, ..) => *at(&mut wanted) <= *at(config),
         Kind::Bytes(at, ..) | Kind::Count(at, ..) => *at(&mut wanted) <= *at(config),
-        Kind::Text(..) | Kind::Path(..) | Kind::Paths(..) => false,
+        Kind::Flag(_) | Kind::Text(..) | Kind::Path(..) | Kind::Paths(..) | Kind::Texts(..) => false,
     };
     if !lower {
         return Err(format!("`{}` can only be lowered by a repository; it is {}", row.key, row.show(config)));
@@ -249,7 +307,7 @@ fn read_environment(sources: &Sources, config: &mut Config) -> Result<(), Config
     }
     let known = || SETTINGS.iter().map(|row| row.variable);
     for name in sources.environment.keys().filter(|name| name.starts_with("TMWS_")) {
-        if !known().any(|variable| variable == name) {
+        if !known().any(|variable| variable == name) && !READ_ELSEWHERE.contains(&name.as_str()) {
             config
                 .warnings
                 .push(format!("{name} is no setting and was ignored{}", nearest::hint(name, known())));

@@ -6,19 +6,23 @@
 
 mod file;
 mod load;
+mod projects;
 mod secret;
 mod settings;
+mod table;
 mod units;
 
 pub use load::{Sources, load};
+pub use projects::ProjectSetting;
 pub use secret::StateKey;
-pub use settings::{Kind, SETTINGS, SettingRow};
+pub use settings::{Kind, SettingRow};
+pub use table::SETTINGS;
 pub use units::{parse_bytes, parse_duration, show_bytes, show_duration};
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use crate::{
-    limits::{ConnectionLimits, ShutdownLimits, StoreLimits},
+    limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits},
     tool::Payload,
 };
 
@@ -43,6 +47,28 @@ pub struct Config {
     pub payload: Payload,
     /// Limits of one connection.
     pub connection: ConnectionLimits,
+    /// Limits of a server on the network.
+    pub network: NetworkLimits,
+    /// Where `serve` listens.
+    pub listen: SocketAddr,
+    /// Whether `serve` lets everybody in as the local user; only on loopback.
+    pub no_auth: bool,
+    /// The tokens that `serve` accepts; where absent, one of its own in the data folder.
+    pub tokens_file: Option<PathBuf>,
+    /// Hosts that `serve` answers to beside the address it listens on, without port.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may speak to `serve` beside its own, as browsers spell them.
+    pub allowed_origins: Vec<String>,
+    /// Certificate chain of `serve` (PEM); with it connections are encrypted. Never without a key.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub tls_key: Option<PathBuf>,
+    /// Whether `serve` has the HTTP+SSE transport of 2024-11-05.
+    pub legacy_sse: LegacySse,
+    /// Where `serve` writes who did what; nowhere where absent.
+    pub audit_file: Option<PathBuf>,
+    /// Projects that clients of `serve` reach by id or alias, from the user's own file.
+    pub projects: Vec<ProjectSetting>,
     /// Limits of the store.
     pub store: StoreLimits,
     /// How the process ends.
@@ -63,7 +89,12 @@ impl Config {
     /// Whether nobody set `key`, which is one of [`SETTINGS`].
     #[must_use]
     pub fn is_default(&self, key: &str) -> bool {
-        SETTINGS.iter().zip(&self.origins).all(|(row, origin)| row.key != key || *origin == Origin::Default)
+        self.origin(key).is_none_or(|origin| *origin == Origin::Default)
+    }
+
+    /// Where the value of `key` came from.
+    fn origin(&self, key: &str) -> Option<&Origin> {
+        SETTINGS.iter().zip(&self.origins).find(|(row, _)| row.key == key).map(|(_, origin)| origin)
     }
 
     /// Each setting with its value as text (secrets hidden) and where it came from.
@@ -83,6 +114,42 @@ impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        }
+    }
+}
+
+/// Whether the HTTP+SSE transport of 2024-11-05 is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegacySse {
+    /// On loopback only.
+    Auto,
+    /// Wherever it listens.
+    On,
+    /// Nowhere.
+    Off,
+}
+
+impl LegacySse {
+    /// All of them, with their names.
+    pub const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
+
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+
+    /// Whether it is served by a server that listens on `address`.
+    #[must_use]
+    pub fn is_served_on(self, address: SocketAddr) -> bool {
+        match self {
+            Self::Auto => address.ip().to_canonical().is_loopback(),
+            Self::On => true,
+            Self::Off => false,
         }
     }
 }

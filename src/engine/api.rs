@@ -5,7 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::pattern::Mode;
+use crate::{
+    pattern::{Mode, PatternKind},
+    scope::Scope,
+    store::Visibility,
+};
 
 /// Where time comes from.
 pub trait Clock: Send + Sync {
@@ -66,6 +70,28 @@ pub struct ExecuteRequest {
 pub trait Observer: Send + Sync {
     /// `done` of `total` steps have ended; `step` is the one that just did.
     fn progress(&self, done: usize, total: usize, step: &str);
+
+    /// A pattern of this type runs now.
+    fn chosen(&self, kind: PatternKind) {
+        let _ = kind;
+    }
+}
+
+/// A memory that a run stored, found again, changed or forgot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryTouched {
+    /// Its id.
+    pub id: String,
+    /// The project that it belongs to.
+    pub project: String,
+    /// Who may see it within that project.
+    pub visibility: Visibility,
+}
+
+/// Told of every memory that a run touched, as soon as the store has acknowledged it.
+pub trait MemoryListener: Send + Sync {
+    /// `scope` is the run's, within the session that the call named.
+    fn memory_touched(&self, scope: &Scope, memory: &MemoryTouched);
 }
 
 /// How an execution ended well.
@@ -121,6 +147,8 @@ pub struct Candidate {
 pub struct Receipt {
     /// `name@version`, where a pattern ran.
     pub pattern: Option<String>,
+    /// Its type, as written in its file.
+    pub kind: Option<&'static str>,
     /// SHA-256 of its file.
     pub hash: Option<String>,
     /// o200k_base tokens of the text.

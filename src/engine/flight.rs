@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::watch;
@@ -13,6 +16,8 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(super) struct Flights<K, T> {
     flying: Mutex<HashMap<K, watch::Receiver<Option<T>>>>,
+    led: AtomicU64,
+    landed: AtomicU64,
 }
 
 /// What a caller is to do.
@@ -32,7 +37,14 @@ pub(super) struct Lead<'a, K: Eq + Hash + Clone, T> {
 
 impl<K, T> Default for Flights<K, T> {
     fn default() -> Self {
-        Self { flying: Mutex::new(HashMap::new()) }
+        Self { flying: Mutex::new(HashMap::new()), led: AtomicU64::new(0), landed: AtomicU64::new(0) }
+    }
+}
+
+impl<K, T> Flights<K, T> {
+    /// How many led, and how many got the result of another.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.led.load(Ordering::Relaxed), self.landed.load(Ordering::Relaxed))
     }
 }
 
@@ -47,12 +59,14 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
                 } else {
                     let (sender, landing) = watch::channel(None);
                     flying.insert(key.clone(), landing);
+                    self.led.fetch_add(1, Ordering::Relaxed);
                     return Turn::Lead(Lead { flights: self, key: key.clone(), sender });
                 }
             };
             if let Ok(result) = landing.wait_for(Option::is_some).await
                 && let Some(result) = result.clone()
             {
+                self.landed.fetch_add(1, Ordering::Relaxed);
                 return Turn::Landed(result);
             }
             // The leader left: its entry is gone before its sender is, so the next turn leads or joins anew.
@@ -111,6 +125,7 @@ mod tests {
         let later = call(1);
         release.notify_one();
         assert_eq!(later.await.unwrap(), 2, "a result is shared, not kept");
+        assert_eq!(flights.counts(), (2, 2));
     }
 
     #[tokio::test]

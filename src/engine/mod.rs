@@ -1,5 +1,6 @@
 //! Runs patterns. Knows nothing of JSON-RPC; gets its clock, store and workspace handed in.
 
+mod allowed;
 mod api;
 mod budget;
 mod etag;
@@ -16,9 +17,10 @@ pub mod testing;
 pub mod tokens;
 mod workspace;
 
+pub use allowed::{Allowed, lacking};
 pub use api::{
-    Caller, Candidate, Clock, EngineError, ErrorKind, ExecuteRequest, Execution, Observer, Outcome, Receipt,
-    StepReceipt, Target, Workspace,
+    Caller, Candidate, Clock, EngineError, ErrorKind, ExecuteRequest, Execution, MemoryListener,
+    MemoryTouched, Observer, Outcome, Receipt, StepReceipt, Target, Workspace,
 };
 pub use plan::{Plan, PlanError};
 pub use resolve::{LibraryHandle, LiveLibrary, Patterns, Routed, found_text};

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    Caller, Candidate, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, Outcome, Receipt, Target,
+    Allowed, Candidate, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, Outcome, Receipt, Target,
     service::Chosen, steps::data_clip, tokens,
 };
 use crate::{
@@ -28,8 +28,8 @@ pub trait Patterns: Send + Sync {
     /// All of them, ordered by name.
     fn all(&self) -> Vec<Arc<Pattern>>;
 
-    /// Finds the pattern that `query` means.
-    fn route(&self, query: &str, mode: Mode) -> Routed;
+    /// Finds the pattern that `query` means, as if those that `admits` refuses were not there.
+    fn route(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Routed;
 
     /// All patterns ordered by how well they fit `query`, best first; those that do not fit at all are left out.
     fn ranked(&self, query: &str) -> Vec<Arc<Pattern>>;
@@ -88,8 +88,8 @@ impl Patterns for LiveLibrary {
         self.current().all()
     }
 
-    fn route(&self, query: &str, mode: Mode) -> Routed {
-        match self.current().route(query, mode) {
+    fn route(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Routed {
+        match self.current().route_among(query, mode, admits) {
             Route::Run { pattern, inputs, by } => Routed::Match { pattern, input: inputs, by },
             Route::Candidates(candidates) => Routed::Candidates(
                 candidates.into_iter().map(|candidate| (candidate.pattern, candidate.inputs)).collect(),
@@ -109,23 +109,27 @@ pub(super) enum Resolved {
 }
 
 impl Engine {
-    pub(super) fn resolve(&self, request: &ExecuteRequest) -> Result<Resolved, EngineError> {
+    pub(super) fn resolve(
+        &self,
+        request: &ExecuteRequest,
+        allowed: &Allowed,
+    ) -> Result<Resolved, EngineError> {
         match &request.target {
             Target::Pattern(name) => Ok(Resolved::Chosen(Chosen {
-                pattern: self.named(name, request.caller)?,
+                pattern: self.named(name, allowed)?,
                 input: request.input.clone(),
                 query: None,
                 matched_by: "name",
             })),
-            Target::Query(query) => Ok(self.routed(query, request)),
+            Target::Query(query) => Ok(self.routed(query, request, allowed)),
         }
     }
 
     /// The pattern called `name`, pinned (`repo.digest@1`, `@1.2`, `@1.2.3`) or not.
     ///
     /// # Errors
-    /// `unknown_pattern`, which names the nearest ones.
-    pub fn named(&self, name: &str, caller: Caller) -> Result<Arc<Pattern>, EngineError> {
+    /// `unknown_pattern`, which names the nearest one that may be run.
+    pub fn named(&self, name: &str, allowed: &Allowed) -> Result<Arc<Pattern>, EngineError> {
         let (base, pin) = match name.split_once('@') {
             Some((base, pin)) => (base, Some(pin)),
             None => (name, None),
@@ -140,7 +144,7 @@ impl Engine {
             let all = self.library.all();
             let names: Vec<&str> = all
                 .iter()
-                .filter(|pattern| caller == Caller::Trusted || pattern.effect == Effect::ReadOnly)
+                .filter(|pattern| allowed.admits(pattern))
                 .map(|pattern| pattern.name.as_str())
                 .collect();
             let hint = nearest(base, names).map_or_else(
@@ -165,8 +169,8 @@ impl Engine {
         }
     }
 
-    fn routed(&self, query: &str, request: &ExecuteRequest) -> Resolved {
-        match self.library.route(query, request.mode) {
+    fn routed(&self, query: &str, request: &ExecuteRequest, allowed: &Allowed) -> Resolved {
+        match self.library.route(query, request.mode, &|pattern| allowed.admits(pattern)) {
             Routed::Match { pattern, input, by } if pattern.effect == Effect::ReadOnly => {
                 // What the caller says explicitly wins over what its words were taken to mean.
                 let mut merged = input;
@@ -184,9 +188,7 @@ impl Engine {
             Routed::Candidates(candidates) => Resolved::Candidates(
                 candidates
                     .iter()
-                    .filter(|(pattern, _)| {
-                        request.caller == Caller::Trusted || pattern.effect == Effect::ReadOnly
-                    })
+                    .filter(|(pattern, _)| allowed.admits(pattern))
                     .take(CANDIDATES_MAX)
                     .map(|(pattern, input)| candidate(pattern, input, &request.input))
                     .collect(),
@@ -194,21 +196,18 @@ impl Engine {
         }
     }
 
-    /// The patterns that `caller` may run, best first for `query` (by name where there is none), at most `limit`; and
+    /// The patterns that are `allowed`, best first for `query` (by name where there is none), at most `limit`; and
     /// how many there are.
     #[must_use]
-    pub fn find(&self, query: Option<&str>, caller: Caller, limit: usize) -> (Vec<Candidate>, usize) {
+    pub fn find(&self, query: Option<&str>, allowed: &Allowed, limit: usize) -> (Vec<Candidate>, usize) {
         let patterns = match query.map(str::trim).filter(|query| !query.is_empty()) {
             Some(query) => self.library.ranked(query),
             None => self.library.all(),
         };
-        let mut allowed: Vec<_> = patterns
-            .iter()
-            .filter(|pattern| caller == Caller::Trusted || pattern.effect == Effect::ReadOnly)
-            .collect();
-        let total = allowed.len();
-        allowed.truncate(limit);
-        (allowed.into_iter().map(|pattern| candidate(pattern, &Map::new(), &Map::new())).collect(), total)
+        let mut found: Vec<_> = patterns.iter().filter(|pattern| allowed.admits(pattern)).collect();
+        let total = found.len();
+        found.truncate(limit);
+        (found.into_iter().map(|pattern| candidate(pattern, &Map::new(), &Map::new())).collect(), total)
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
     pin::Pin,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::Poll,
@@ -25,12 +25,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EngineError, ErrorKind, Observer, StepReceipt,
+    EngineError, ErrorKind, MemoryListener, Observer, StepReceipt,
+    allowed::lacking,
     steps::{self, Foreach, StepContext, StepError, StepOutput},
 };
 use crate::{
     pattern::{Effect, ExpressionError, Family, OnError, Pattern, StepSpec, Template},
-    scope::Scope,
+    scope::{Rights, Scope},
     store::SharedStore,
 };
 
@@ -44,6 +45,8 @@ pub(super) struct Given<'a> {
     pub(super) pattern: &'a Pattern,
     pub(super) scope: Scope,
     pub(super) store: SharedStore,
+    /// Told of memories that steps touch.
+    pub(super) listener: Option<Arc<dyn MemoryListener>>,
     /// Roots for `fs.*` and for `git.*`.
     pub(super) fs_roots: BTreeMap<String, PathBuf>,
     pub(super) git_roots: BTreeMap<String, PathBuf>,
@@ -386,6 +389,7 @@ impl<'a> Run<'a> {
         StepContext {
             scope: given.scope.clone(),
             store: SharedStore::clone(&given.store),
+            listener: given.listener.clone(),
             roots: match step.uses.family {
                 Family::Fs => given.fs_roots.clone(),
                 Family::Git => given.git_roots.clone(),
@@ -398,9 +402,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Checks the pattern's permissions against what `step` touches.
+    /// Checks the pattern's permissions, and the caller's rights, against what `step` touches.
     fn permit(&self, step: &StepSpec) -> Result<(), StepError> {
         let permissions = &self.given.pattern.permissions;
+        let needed = match (step.uses.family, step.uses.effect) {
+            (Family::Memory, Effect::ReadOnly) => Rights::MEMORY_READ,
+            (Family::Memory, Effect::Writes | Effect::Executes) => Rights::MEMORY_WRITE,
+            _ => Rights::NONE,
+        };
+        let missing = needed.without(self.given.scope.rights());
+        if missing != Rights::NONE {
+            return Err(StepError::new(ErrorKind::Denied, lacking(step.uses.uses, missing).message));
+        }
         let (allowed, wanted) = match (step.uses.family, step.uses.effect) {
             (Family::Memory, Effect::ReadOnly) => (permissions.memory_read, "memory: [read]".to_owned()),
             (Family::Memory, Effect::Writes | Effect::Executes) => {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant as StdInstant},
 };
 
@@ -15,7 +15,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Caller, Clock, EngineError, ErrorKind, ExecuteRequest, Execution, Observer, Outcome, Receipt, Workspace,
+    Allowed, Caller, Clock, EngineError, ErrorKind, ExecuteRequest, Execution, MemoryListener, Observer,
+    Outcome, Receipt, Workspace,
+    allowed::lacking,
     budget::{self, Envelope, Keep},
     etag::{canonical, etag},
     flight::{Flights, Turn},
@@ -28,7 +30,7 @@ use super::{
 };
 use crate::{
     pattern::{BindSource, Effect, Family, Mode, Pattern, StepSpec},
-    scope::Scope,
+    scope::{Rights, Scope},
     store::{SharedStore, StoreError, StoredResult},
 };
 
@@ -69,6 +71,7 @@ pub struct Engine {
     settings: EngineSettings,
     compiled: Mutex<HashMap<String, Arc<Compiled>>>,
     flights: Flights<FlightKey, Result<Execution, EngineError>>,
+    listener: OnceLock<Arc<dyn MemoryListener>>,
 }
 
 /// What is made of a pattern once.
@@ -78,7 +81,7 @@ struct Compiled {
     output: Validator,
 }
 
-/// Calls that may share one run: everything that the answer depends on, and the whole scope.
+/// Calls that may share one run: everything that the answer depends on, and the whole scope with its rights.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct FlightKey {
     scope: Scope,
@@ -135,7 +138,25 @@ impl Engine {
             settings,
             compiled: Mutex::default(),
             flights: Flights::default(),
+            listener: OnceLock::new(),
         }
+    }
+
+    /// Runs that were computed for those who wait for the same, and how many of these got one without computing.
+    #[must_use]
+    pub fn shared_runs(&self) -> (u64, u64) {
+        self.flights.counts()
+    }
+
+    /// From now on `listener` is told of memories that runs touch. There is one a process: a second is not told.
+    pub fn tell_of_memories(&self, listener: Arc<dyn MemoryListener>) {
+        let _ = self.listener.set(listener);
+    }
+
+    /// What `caller` may run in `scope`. May look at the disk.
+    #[must_use]
+    pub fn allowed(&self, scope: &Scope, caller: Caller) -> Allowed {
+        Allowed::new(caller, scope, self.workspaces.workspace(scope))
     }
 
     /// Runs a pattern, by name or by a query.
@@ -150,11 +171,17 @@ impl Engine {
     ) -> Result<Execution, EngineError> {
         let begun = Instant::now();
         tokens::warm();
-        let result = match self.resolve(&request)? {
+        let allowed = self.allowed(scope, request.caller);
+        allowed.check_any()?;
+        let result = match self.resolve(&request, &allowed)? {
             super::resolve::Resolved::Candidates(candidates) => {
                 Ok(super::resolve::offered(candidates, begun.elapsed()))
             }
-            super::resolve::Resolved::Chosen(chosen) => self.run_chosen(scope, request, chosen, around).await,
+            super::resolve::Resolved::Chosen(chosen) => {
+                allowed.check(&chosen.pattern)?;
+                around.observer.chosen(chosen.pattern.kind);
+                self.run_chosen(scope, request, chosen, allowed.workspace(), around).await
+            }
         };
         result
             .map(|mut execution| {
@@ -167,7 +194,7 @@ impl Engine {
     /// A part of a result that was kept behind a handle, within a budget of its own.
     ///
     /// # Errors
-    /// `unknown_handle`, `invalid_input`, `not_found`, `budget`, `store_unavailable`.
+    /// `denied`, `unknown_handle`, `invalid_input`, `not_found`, `budget`, `store_unavailable`.
     pub async fn get_result(
         &self,
         scope: &Scope,
@@ -175,6 +202,10 @@ impl Engine {
         deadline: StdInstant,
     ) -> Result<Execution, EngineError> {
         let begun = Instant::now();
+        let missing = Rights::PATTERN_RUN.without(scope.rights());
+        if missing != Rights::NONE {
+            return Err(lacking("reading a result", missing));
+        }
         tokens::warm();
         let deadline = Instant::from_std(deadline);
         let stored = timeout_at(deadline, self.store.get_result(scope, &query.handle, self.clock.now()))
@@ -213,16 +244,14 @@ impl Engine {
         scope: &Scope,
         request: ExecuteRequest,
         chosen: Chosen,
+        workspace: &Workspace,
         around: Surroundings<'_>,
     ) -> Result<Execution, EngineError> {
         let pattern = &chosen.pattern;
-        if pattern.effect != Effect::ReadOnly && request.caller != Caller::Trusted {
-            return Err(effectful(pattern));
-        }
         let compiled = self.compiled(pattern)?;
         let input = inputs::prepare(&pattern.inputs, &compiled.inputs, chosen.input.clone())?;
         let shared = pattern.effect == Effect::ReadOnly && !request.fresh && !has(pattern, Family::Session);
-        let call = Call { scope, request: &request, chosen: &chosen, compiled: &compiled, input };
+        let call = Call { scope, request: &request, chosen: &chosen, compiled: &compiled, workspace, input };
         let mut execution =
             if shared { self.share(&call, &around).await? } else { self.produce(&call, &around).await? };
         execution.receipt.matched_by = chosen.matched_by;
@@ -267,8 +296,7 @@ impl Engine {
         let now = self.clock.now();
         let deadline = Instant::from_std(around.deadline).min(Instant::now() + pattern.limits.timeout);
         let (scope, scratch) = self.within_session(call, now, deadline).await?;
-        let workspace = self.workspaces.workspace(&scope);
-        let bound = Bound::of(pattern, &workspace, &scope, now)?;
+        let bound = Bound::of(pattern, call.workspace, &scope, now)?;
         let root = Map::from_iter([
             ("inputs".to_owned(), Value::Object(call.input.clone())),
             ("bind".to_owned(), Value::Object(bound.values)),
@@ -279,6 +307,7 @@ impl Engine {
             pattern,
             scope: scope.clone(),
             store: SharedStore::clone(&self.store),
+            listener: self.listener.get().cloned(),
             fs_roots: bound.fs_roots,
             git_roots: bound.git_roots,
             root,
@@ -294,6 +323,7 @@ impl Engine {
         let etag = etag(&pattern.hash, budget_tokens, &ran.output);
         let mut receipt = Receipt {
             pattern: Some(named(pattern)),
+            kind: Some(pattern.kind.as_str()),
             hash: Some(pattern.hash.clone()),
             bytes_seen: ran.bytes_seen,
             cache: "off",
@@ -303,7 +333,7 @@ impl Engine {
         let envelope = Envelope {
             etag: (pattern.effect == Effect::ReadOnly).then(|| etag.clone()),
             partial: ran.partial,
-            project: has(pattern, Family::Memory).then(|| project_name(&workspace, &scope)),
+            project: has(pattern, Family::Memory).then(|| project_name(call.workspace, &scope)),
         };
         if pattern.effect == Effect::ReadOnly && call.request.unless.as_deref() == Some(&etag) {
             let mut unchanged = json!({"unchanged": true, "etag": etag});
@@ -403,6 +433,7 @@ struct Call<'a> {
     request: &'a ExecuteRequest,
     chosen: &'a Chosen,
     compiled: &'a Compiled,
+    workspace: &'a Workspace,
     input: Map<String, Value>,
 }
 
@@ -501,7 +532,7 @@ fn project_name(workspace: &Workspace, scope: &Scope) -> String {
     .unwrap_or_else(|| scope.project().to_string())
 }
 
-fn effectful(pattern: &Pattern) -> EngineError {
+pub(super) fn effectful(pattern: &Pattern) -> EngineError {
     let does = if pattern.effect == Effect::Executes { "runs programs" } else { "writes" };
     let way =
         if pattern.name == "memory.remember" { "use the tool `remember`" } else { "ask the user to run it" };
@@ -516,7 +547,7 @@ fn effectful(pattern: &Pattern) -> EngineError {
     }
 }
 
-fn no_workspace(pattern: &Pattern, reason: &str) -> EngineError {
+pub(super) fn no_workspace(pattern: &Pattern, reason: &str) -> EngineError {
     EngineError {
         kind: ErrorKind::Denied,
         message: format!("{} works on a folder, and there is none: {reason}", pattern.name),

@@ -320,7 +320,7 @@ impl Patterns for Only {
         vec![Arc::clone(&self.0)]
     }
 
-    fn route(&self, _: &str, _: Mode) -> Routed {
+    fn route(&self, _: &str, _: Mode, _: &dyn Fn(&Pattern) -> bool) -> Routed {
         Routed::Candidates(vec![(Arc::clone(&self.0), Map::new())])
     }
 

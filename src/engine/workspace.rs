@@ -11,6 +11,8 @@ use crate::scope::ProjectId;
 /// Where the workspace root may be said, strongest first; an empty value counts as unset.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RootSources<'a> {
+    /// What the configuration of a shared server gives a project.
+    pub configured: Option<&'a Path>,
     /// The command line.
     pub flag: Option<&'a Path>,
     /// `TMWS_ROOT`, or the setting of that name.
@@ -27,6 +29,7 @@ impl RootSources<'_> {
     /// The first source that is set, and its name.
     fn first(&self) -> Option<(&'static str, &Path)> {
         [
+            ("[projects] in tmws.toml", self.configured),
             ("--root", self.flag),
             ("TMWS_ROOT", self.tmws_root),
             ("CLAUDE_PROJECT_DIR", self.claude_project_dir),
@@ -45,7 +48,11 @@ impl RootSources<'_> {
 #[must_use]
 pub fn resolve_root(sources: &RootSources<'_>) -> Workspace {
     let none = |reason: String| Workspace::None { reason };
-    let advice = "set TMWS_ROOT to a project's folder, or start tmws in one";
+    let advice = if sources.configured.is_some() {
+        "let it name a project's folder"
+    } else {
+        "set TMWS_ROOT to a project's folder, or start tmws in one"
+    };
     let Some((name, path)) = sources.first() else {
         return none(format!("no folder to work on is known; {advice}"));
     };
@@ -64,7 +71,7 @@ pub fn resolve_root(sources: &RootSources<'_>) -> Workspace {
             "{here} ({name}) is or holds the home directory, which is no workspace; {advice}"
         ));
     }
-    let named = [sources.flag, sources.tmws_root, sources.claude_project_dir];
+    let named = [sources.configured, sources.flag, sources.tmws_root, sources.claude_project_dir];
     if named.into_iter().flatten().all(|path| path.as_os_str().is_empty())
         && let Some((top, _)) = repository_around(&root, sources.home)
     {
@@ -161,6 +168,7 @@ mod tests {
         let (one, two, three) = (place.folder("one"), place.folder("two"), place.folder("three"));
         let empty = Path::new("");
         let all = RootSources {
+            configured: None,
             flag: Some(&one),
             tmws_root: Some(&two),
             claude_project_dir: Some(&three),

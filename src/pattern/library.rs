@@ -184,6 +184,12 @@ impl Library {
         self.router.route(query, mode)
     }
 
+    /// As [`Library::route`], as if the patterns that `admits` refuses were not there.
+    #[must_use]
+    pub fn route_among(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Route {
+        self.router.route_among(query, mode, admits)
+    }
+
     /// All patterns ordered by how well they fit `query`, best first; those that do not fit at all are left out.
     #[must_use]
     pub fn ranked(&self, query: &str) -> Vec<Arc<Pattern>> {

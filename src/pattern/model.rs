@@ -26,6 +26,21 @@ pub enum PatternKind {
     Hybrid,
 }
 
+impl PatternKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Infrastructure, Self::Memory, Self::Hybrid];
+
+    /// As written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Infrastructure => "infrastructure",
+            Self::Memory => "memory",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
 /// Where a pattern came from; a later scope shadows an earlier one of the same name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {

@@ -69,9 +69,16 @@ impl Router {
     /// A pattern that writes or executes is never found; `fast` looks among infrastructure patterns only.
     #[must_use]
     pub fn route(&self, query: &str, mode: Mode) -> Route {
+        self.route_among(query, mode, &|_| true)
+    }
+
+    /// As [`Router::route`], as if the patterns that `admits` refuses were not there.
+    #[must_use]
+    pub fn route_among(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Route {
         let query = clip(query.trim());
         let allowed = |pattern: &Pattern| {
-            pattern.effect == Effect::ReadOnly
+            admits(pattern)
+                && pattern.effect == Effect::ReadOnly
                 && (mode != Mode::Fast || pattern.kind == PatternKind::Infrastructure)
         };
         let matched: Vec<_> = self

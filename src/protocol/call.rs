@@ -1,6 +1,6 @@
 //! What crosses the border between the core and whoever serves a request.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
@@ -168,6 +168,15 @@ pub enum CallError {
     /// The client lacks this capability (an object as in `clientCapabilities`): -32021 in the modern era; in the
     /// legacy one a tool fails with `isError`, anything else with -32602.
     MissingCapability(Map<String, Value>),
+    /// A header that repeats an argument disagrees with it: -32020 in the modern era, the only one with such headers.
+    HeaderMismatch(String),
+    /// Too much at once: 429 (outside JSON-RPC's reserved range) with `data.retryAfterMs`.
+    Busy {
+        /// Worth trying again after so long.
+        retry_after: Duration,
+        /// What is too much, and what to do.
+        message: String,
+    },
     /// Our bug or a lost backend; the log has the details: -32603 with a fixed text.
     Internal,
 }

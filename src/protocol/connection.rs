@@ -10,8 +10,8 @@ use std::{
 use super::{
     BatchAnswers, Call, CallId, Client, LogLevel, Profile, Signer,
     batch::{Batches, Slot, within},
-    inflight::InFlightTable,
-    rules,
+    inflight::{InFlight, InFlightTable},
+    rules::{self, Situation},
     subscriptions::Listen,
 };
 use crate::{
@@ -27,6 +27,8 @@ pub(super) const BACKSTOP: Duration = Duration::from_secs(1);
 const LOG_LEVEL_DEFAULT: LogLevel = LogLevel::Info;
 /// What is said of calls that the end of the server cuts off.
 pub(super) const STOPPING: &str = "the server is shutting down: call again after a reconnect";
+/// Places for outputs that an idle connection keeps; a burst's are given back.
+const OUTPUTS_KEPT: usize = 8;
 /// Most messages kept back until the client says that it is initialized.
 const HELD_MAX: usize = 64;
 /// Longest field of a diagnostic; the rest is cut off.
@@ -117,6 +119,14 @@ pub struct Diagnostic {
     pub fields: Vec<(&'static str, String)>,
 }
 
+impl Diagnostic {
+    /// Whether something of ours did not fit its schema and was withheld.
+    #[must_use]
+    pub fn is_violation_of_ours(&self) -> bool {
+        self.severity == Severity::Error && self.fields.iter().any(|(name, _)| *name == "violation")
+    }
+}
+
 /// The legacy session of a connection.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -181,6 +191,8 @@ pub struct Connection {
     pub(super) is_stopping: bool,
     output: VecDeque<Output>,
     diagnostics: VecDeque<Diagnostic>,
+    /// How often each situation led to a refusal since it was last asked for. Boxed: most connections never need it.
+    refusals: Option<Box<[u32; Situation::COUNT]>>,
 }
 
 impl Connection {
@@ -211,6 +223,7 @@ impl Connection {
             is_stopping: false,
             output: VecDeque::new(),
             diagnostics: VecDeque::new(),
+            refusals: None,
         }
     }
 
@@ -265,7 +278,11 @@ impl Connection {
 
     /// What to do next; `None` when the machine waits for input.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.output.pop_front()
+        let output = self.output.pop_front();
+        if output.is_none() && self.output.capacity() > OUTPUTS_KEPT {
+            self.output.shrink_to(OUTPUTS_KEPT);
+        }
+        output
     }
 
     /// When [`Connection::handle_timeout`] is to be called, if ever.
@@ -277,6 +294,23 @@ impl Connection {
     /// The next line for the log.
     pub fn poll_diagnostic(&mut self) -> Option<Diagnostic> {
         self.diagnostics.pop_front()
+    }
+
+    /// The rules under which messages were refused since the last call, each with how often.
+    pub fn take_refusals(&mut self) -> impl Iterator<Item = (&'static str, u32)> + use<> {
+        let refusals = self.refusals.take().map_or([0; _], |counts| *counts);
+        Situation::RULES.into_iter().zip(refusals).filter(|(_, count)| *count > 0)
+    }
+
+    /// Whether [`Connection::take_refusals`] has anything.
+    #[must_use]
+    pub const fn has_refused(&self) -> bool {
+        self.refusals.is_some()
+    }
+
+    pub(super) fn count_refusal(&mut self, situation: Situation) {
+        let count = &mut self.refusals.get_or_insert_default()[situation as usize];
+        *count = count.saturating_add(1);
     }
 
     /// Whether the driver may hand in another frame.
@@ -318,6 +352,24 @@ impl Connection {
     #[must_use]
     pub fn session_revision(&self) -> Option<Revision> {
         self.session.as_ref().map(|session| session.revision)
+    }
+
+    /// Whether a request with this id still waits for its answer, be it in flight or for room.
+    #[must_use]
+    pub fn is_pending(&self, id: &RequestId) -> bool {
+        self.is_in_flight(id) || self.waiting_request(id).is_some()
+    }
+
+    /// The request that a call serves, as long as it is in flight.
+    #[must_use]
+    pub fn request_of(&self, call: CallId) -> Option<&RequestId> {
+        self.inflight.get(call).map(InFlight::id)
+    }
+
+    /// Who opened the legacy session, if there is one.
+    #[must_use]
+    pub fn session_client(&self) -> Option<&Client> {
+        self.session.as_ref().map(|session| &*session.client)
     }
 
     /// Resources subscribed to and subscription streams open.

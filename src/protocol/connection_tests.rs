@@ -525,6 +525,36 @@ fn a_result_that_breaks_its_schema_is_withheld_and_logged() {
     assert_eq!(logged.severity, Severity::Error);
 }
 
+#[test]
+fn a_busy_service_says_when_to_come_again() {
+    let busy = || CallError::Busy { retry_after: Duration::from_millis(250), message: "later".to_owned() };
+    let mut peer = Peer::in_session("2024-11-05", &json!({}));
+    peer.say(r#"{"jsonrpc":"2.0","id":1,"method":"resources/list"}"#);
+    peer.reply(peer.last_call(), Reply::Error(busy()));
+    let error = json!({"code": 429, "message": "later", "data": {"retryAfterMs": 250}});
+    assert_eq!(peer.sent[0], json!({"jsonrpc": "2.0", "id": 1, "error": error}));
+    let mut peer = Peer::new();
+    peer.say(&modern_call("2", ""));
+    peer.reply(peer.last_call(), Reply::Error(busy()));
+    assert_eq!(peer.sent[0]["error"], error);
+}
+
+#[test]
+fn refusals_are_counted_by_rule() {
+    let mut peer = Peer::in_session("2025-11-25", &json!({}));
+    assert!(!peer.connection.has_refused());
+    peer.say("no json");
+    peer.say("[]");
+    peer.say(r#"{"jsonrpc":"2.0","id":1,"method":"nope"}"#);
+    peer.say(r#"{"jsonrpc":"2.0","id":2,"method":"nope"}"#);
+    peer.say(r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{}}"#);
+    assert!(peer.connection.has_refused());
+    let refusals: Vec<_> = peer.connection.take_refusals().collect();
+    assert_eq!(refusals, [("not-json", 1), ("not-a-message", 1), ("unknown-method", 2), ("bad-params", 1)]);
+    assert!(!peer.connection.has_refused());
+    assert_eq!(peer.connection.take_refusals().count(), 0);
+}
+
 /// The code of the answer to a bare request for `method`, if it is an error.
 fn code_of(peer: &mut Peer, method: &str, params: &str) -> Option<i64> {
     peer.sent.clear();

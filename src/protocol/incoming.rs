@@ -109,6 +109,7 @@ impl Connection {
 
     /// Answers without an id, or stays silent where the revision's schema has no such answer.
     fn refuse_frame(&mut self, situation: Situation, reason: String) {
+        self.count_refusal(situation);
         let revision = self.session_revision();
         if rules::error_may_lack_id(revision) {
             let error = RpcError::new(rules::code(situation, revision), reason);
@@ -223,6 +224,7 @@ impl Connection {
                     );
                     let error = RpcError::new(rules::code(Situation::UnsupportedVersion, revision), message)
                         .with_data(json!({"supported": supported, "requested": requested}));
+                    self.count_refusal(Situation::UnsupportedVersion);
                     self.answer_error(revision, &request.id, slot, &error);
                 }
                 Some(Err(EnvelopeFault::Malformed(reason))) => {

@@ -87,7 +87,8 @@ pub(super) enum Holder {
 /// The table of requests in flight.
 #[derive(Debug, Default)]
 pub(super) struct InFlightTable {
-    calls: BTreeMap<CallId, InFlight>,
+    /// Boxed: the map keeps its last node, with room for eleven calls, however long the connection is idle.
+    calls: BTreeMap<CallId, Box<InFlight>>,
     ids: HashMap<RequestId, Holder>,
     /// Open requests of ours: their ids, and the call that waits.
     asks: HashMap<RequestId, CallId>,
@@ -123,7 +124,7 @@ impl InFlightTable {
         let name = CallId(self.next_call);
         self.ids.insert(call.id().clone(), Holder::Call(name));
         self.count(&call, 1);
-        self.calls.insert(name, call);
+        self.calls.insert(name, Box::new(call));
         name
     }
 
@@ -132,7 +133,7 @@ impl InFlightTable {
         let call = self.calls.remove(&name)?;
         self.ids.remove(call.id());
         self.count(&call, -1);
-        Some(call)
+        Some(*call)
     }
 
     fn count(&mut self, call: &InFlight, by: isize) {
@@ -162,11 +163,11 @@ impl InFlightTable {
     }
 
     pub(super) fn get(&self, name: CallId) -> Option<&InFlight> {
-        self.calls.get(&name)
+        self.calls.get(&name).map(|call| &**call)
     }
 
     pub(super) fn get_mut(&mut self, name: CallId) -> Option<&mut InFlight> {
-        self.calls.get_mut(&name)
+        self.calls.get_mut(&name).map(|call| &mut **call)
     }
 
     /// Calls that the service works on.

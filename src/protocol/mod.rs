@@ -23,5 +23,5 @@ pub use batch::BatchAnswers;
 pub use call::{Answers, Ask, Call, CallError, CallId, Client, LogLevel, Notice, Reply, ServerEvent};
 pub use connection::{About, Connection, Diagnostic, Now, Outgoing, Output, Severity};
 pub use profile::{CacheHint, CacheScope, Capabilities, Profile, ResourcesCapability};
-pub use rules::Claim;
+pub use rules::{Claim, error_may_lack_id};
 pub use signer::Signer;

@@ -286,6 +286,7 @@ impl Connection {
         situation: Situation,
         reason: String,
     ) {
+        self.count_refusal(situation);
         let error = RpcError::new(rules::code(situation, revision), reason);
         self.answer_error(revision, id, slot, &error);
     }
@@ -383,6 +384,16 @@ fn error_outcome(call: &InFlight, error: CallError) -> Outcome {
             )
         }
         CallError::MissingCapability(required) => missing_capability(call, required),
+        CallError::HeaderMismatch(reason) => {
+            Outcome::Error(RpcError::new(rules::code(Situation::HeaderMismatch, revision), reason))
+        }
+        CallError::Busy { retry_after, message } => {
+            let pause = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            Outcome::Error(
+                RpcError::new(rules::code(Situation::Busy, revision), message)
+                    .with_data(json!({"retryAfterMs": pause})),
+            )
+        }
         CallError::Internal => Outcome::Error(RpcError::new(ErrorCode::InternalError, INTERNAL)),
     }
 }

@@ -139,13 +139,39 @@ pub(super) enum Situation {
     MissingCapability,
     /// The revision claimed is not served statelessly.
     UnsupportedVersion,
+    /// A header and the body disagree.
+    HeaderMismatch,
+    /// More than is let in at once.
+    Busy,
     /// Our bug, a lost backend, a bound reached.
     Internal,
 }
 
+impl Situation {
+    /// How many there are.
+    pub(super) const COUNT: usize = Self::Internal as usize + 1;
+    /// Every situation's name in figures, in the order of the variants.
+    pub(super) const RULES: [&'static str; Self::COUNT] = [
+        "not-json",
+        "not-a-message",
+        "unknown-method",
+        "bad-params",
+        "no-session",
+        "already-initialized",
+        "id-in-use",
+        "resource-not-found",
+        "missing-capability",
+        "unsupported-version",
+        "header-mismatch",
+        "busy",
+        "internal",
+    ];
+}
+
 use ErrorCode::{
-    InternalError, InvalidParams, InvalidRequest, MethodNotFound, MissingRequiredClientCapability,
-    ParseError, ResourceNotFoundLegacy, UnsupportedProtocolVersion,
+    HeaderMismatch, InternalError, InvalidParams, InvalidRequest, MethodNotFound,
+    MissingRequiredClientCapability, ParseError, ResourceNotFoundLegacy, TooManyRequests,
+    UnsupportedProtocolVersion,
 };
 
 /// The code of each situation: columns as in [`Revision::ALL`], last the connection without a revision yet.
@@ -190,6 +216,11 @@ pub(super) const CODES: &[(Situation, [ErrorCode; 6])] = &[
             UnsupportedProtocolVersion,
         ],
     ),
+    (
+        Situation::HeaderMismatch,
+        [InvalidParams, InvalidParams, InvalidParams, InvalidParams, HeaderMismatch, InvalidParams],
+    ),
+    (Situation::Busy, [TooManyRequests; 6]),
     (Situation::Internal, [InternalError; 6]),
 ];
 
@@ -203,8 +234,9 @@ pub(super) fn code(situation: Situation, revision: Option<Revision>) -> ErrorCod
 /// cannot be attributed, and the connection stays silent.
 pub(super) const ERROR_WITHOUT_ID: [bool; 6] = [false, false, false, true, true, true];
 
-/// Looks [`ERROR_WITHOUT_ID`] up.
-pub(super) fn error_may_lack_id(revision: Option<Revision>) -> bool {
+/// Whether an error response may lack its `id`; `None` stands for no handshake.
+#[must_use]
+pub fn error_may_lack_id(revision: Option<Revision>) -> bool {
     ERROR_WITHOUT_ID[revision.map_or(Revision::ALL.len(), Revision::index)]
 }
 
@@ -286,7 +318,8 @@ mod tests {
         for (situation, _) in CODES {
             assert_eq!(CODES.iter().filter(|row| row.0 == *situation).count(), 1, "{situation:?}");
         }
-        assert_eq!(CODES.len(), Situation::Internal as usize + 1);
+        assert_eq!(CODES.len(), Situation::COUNT);
+        assert_eq!(Situation::RULES[Situation::UnsupportedVersion as usize], "unsupported-version");
     }
 
     #[test]

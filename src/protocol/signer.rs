@@ -19,12 +19,16 @@ pub(super) const REQUEST_STATE_BYTES_MAX: usize = 64 << 10;
 /// A cursor needs less of a tag than a state: forging one only turns pages.
 const CURSOR_TAG_BYTES: usize = 16;
 const STATE_TAG_BYTES: usize = 32;
+/// Longest sealed text that is looked at, in bytes.
+const SEALED_BYTES_MAX: usize = 256;
+/// 128 bits: out of reach for guessing, and short enough for a header.
+const SEAL_TAG_BYTES: usize = 16;
 
 /// Signs cursors and `requestState` with one key.
 ///
-/// Every instance that shall accept what another one issued is given the same key. A cursor is bound to method and
-/// revision, and to nobody; a `requestState` is bound to the audience too (the principal and project, as the binding
-/// knows them). Cheap to clone.
+/// Every instance that shall accept what another one issued is given the same key. A cursor is bound to method, revision
+/// and audience (the principal and project, as the binding knows them), a `requestState` to its request too. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct Signer {
     key: Arc<[u8; 32]>,
@@ -66,7 +70,7 @@ impl Signer {
         Self { key: Arc::new(key), audience: "".into() }
     }
 
-    /// The same signer for one audience: a `requestState` issued to another one is refused.
+    /// The same signer for one audience: what was issued to another one is refused.
     #[must_use]
     pub fn for_audience(&self, audience: &str) -> Self {
         Self { key: Arc::clone(&self.key), audience: audience.into() }
@@ -142,6 +146,34 @@ impl Signer {
         Ok(State { asked, state: content.remove("state") })
     }
 
+    /// `payload` as text that this audience alone can hand back, and only for the same purpose.
+    #[must_use]
+    pub fn seal(&self, purpose: &str, payload: &[u8]) -> String {
+        let mut bytes = payload.to_vec();
+        bytes.extend_from_slice(&self.seal_tag(purpose, payload));
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The payload of a text that [`Signer::seal`] made for the same audience and purpose; `None` for any other text.
+    #[must_use]
+    pub fn open(&self, purpose: &str, text: &str) -> Option<Vec<u8>> {
+        if text.len() > SEALED_BYTES_MAX {
+            return None;
+        }
+        let mut bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (payload, tag) = bytes.split_last_chunk::<SEAL_TAG_BYTES>()?;
+        let equal: bool =
+            subtle::ConstantTimeEq::ct_eq(&tag[..], &self.seal_tag(purpose, payload)[..]).into();
+        let length = payload.len();
+        bytes.truncate(length);
+        equal.then_some(bytes)
+    }
+
+    fn seal_tag(&self, purpose: &str, payload: &[u8]) -> [u8; SEAL_TAG_BYTES] {
+        let tag = self.tag(&[b"seal", purpose.as_bytes(), self.audience.as_bytes(), payload]);
+        *tag.first_chunk().expect("a SHA-256 tag is longer")
+    }
+
     /// An id for a URL elicitation (2025-11-25 wants one): not guessable, the same for the same inputs.
     pub(super) fn elicitation_id(&self, unix_ms: u64, ask: i64) -> String {
         let tag =
@@ -150,7 +182,13 @@ impl Signer {
     }
 
     fn cursor_tag(&self, revision: Revision, method: Method, offset: &[u8]) -> [u8; CURSOR_TAG_BYTES] {
-        let tag = self.tag(&[b"cursor", revision.as_str().as_bytes(), method.as_str().as_bytes(), offset]);
+        let tag = self.tag(&[
+            b"cursor",
+            self.audience.as_bytes(),
+            revision.as_str().as_bytes(),
+            method.as_str().as_bytes(),
+            offset,
+        ]);
         *tag.first_chunk().expect("a SHA-256 tag is longer")
     }
 
@@ -254,11 +292,12 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_is_good_for_its_method_and_revision_alone() {
-        let signer = Signer::new([7; 32]);
+    fn a_cursor_is_good_for_its_method_revision_and_audience_alone() {
+        let signer = Signer::new([7; 32]).for_audience("alice");
         let cursor = signer.cursor(D, Method::ToolsList, 300);
         assert_eq!(signer.read_cursor(D, Method::ToolsList, &cursor), Some(300));
-        assert_eq!(signer.for_audience("someone").read_cursor(D, Method::ToolsList, &cursor), Some(300));
+        assert_eq!(signer.for_audience("bob").read_cursor(D, Method::ToolsList, &cursor), None);
+        assert_eq!(Signer::new([7; 32]).read_cursor(D, Method::ToolsList, &cursor), None);
         assert_eq!(signer.read_cursor(E, Method::ToolsList, &cursor), None);
         assert_eq!(signer.read_cursor(D, Method::PromptsList, &cursor), None);
         assert_eq!(Signer::new([8; 32]).read_cursor(D, Method::ToolsList, &cursor), None);
@@ -294,6 +333,23 @@ mod tests {
         for (outcome, fault) in faults {
             assert_eq!(outcome, Err(fault));
         }
+    }
+
+    #[test]
+    fn what_is_sealed_opens_for_its_audience_and_purpose_alone() {
+        let signer = Signer::new([7; 32]).for_audience("alice");
+        let text = signer.seal("session", b"payload");
+        assert_eq!(signer.open("session", &text).as_deref(), Some(&b"payload"[..]));
+        let strangers = [
+            signer.open("other", &text),
+            signer.for_audience("bob").open("session", &text),
+            Signer::new([8; 32]).for_audience("alice").open("session", &text),
+            signer.open("session", ""),
+            signer.open("session", &text[1..]),
+            signer.open("session", &format!("{text}=")),
+            signer.open("session", &"A".repeat(4096)),
+        ];
+        assert_eq!(strangers, [const { None }; 7]);
     }
 
     #[test]

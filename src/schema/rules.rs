@@ -195,7 +195,8 @@ pub(super) fn check_error(revision: Revision, code: ErrorCode) -> Option<Fault> 
         | ErrorCode::InternalError
         | ErrorCode::HeaderMismatch
         | ErrorCode::MissingRequiredClientCapability
-        | ErrorCode::UnsupportedProtocolVersion => true,
+        | ErrorCode::UnsupportedProtocolVersion
+        | ErrorCode::TooManyRequests => true,
     };
     (!exists).then(|| Fault::new("/error/code", format!("is not defined in {revision}")))
 }

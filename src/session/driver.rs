@@ -8,7 +8,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Poll, Waker},
@@ -17,21 +17,27 @@ use std::{
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
+    metrics::Metrics,
+    pattern::PatternKind,
     protocol::{
         Call, CallError, CallId, Connection, Diagnostic, Notice, Now, Outgoing, Output, Reply, ServerEvent,
         Severity,
     },
     session::Identity,
-    tool::{Context, Notices, ReplyFuture, Service},
+    tool::{ConnectionId, Context, Notices, Origin, ReplyFuture, Service},
+    wire::{Frame, FrameError, RequestId},
 };
 
 /// A cancelled call may tidy up for so long before it is dropped.
 const CANCEL_GRACE: Duration = Duration::from_millis(100);
 /// Notices waiting to be taken by the transport; more are dropped (they are advisory by specification).
 const NOTICES_MAX: usize = 256;
+
+/// Places for frames that an idle connection keeps.
+const OUTGOING_KEPT: usize = 16;
 
 /// Wakes the transport's loop. Called from any thread, must not block.
 pub trait Wake: Send + Sync {
@@ -43,6 +49,7 @@ enum Mail {
     Reply(CallId, Reply),
     Notice(CallId, Notice),
     Event(ServerEvent),
+    Departure(CallId),
 }
 
 /// Where running calls leave replies and notices for their connection.
@@ -86,6 +93,18 @@ impl Mailbox {
         std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What a call has told so far, where it was not looked at yet.
+    fn take_notices(&self, call: CallId) -> Vec<Notice> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue
+            .extract_if(.., |mail| matches!(mail, Mail::Notice(of, _) if *of == call))
+            .filter_map(|mail| match mail {
+                Mail::Notice(_, notice) => Some(notice),
+                Mail::Reply(..) | Mail::Event(_) | Mail::Departure(_) => None,
+            })
+            .collect()
+    }
+
     /// Wakes the transport without leaving anything.
     pub fn wake(&self) {
         self.wake.wake();
@@ -100,11 +119,25 @@ impl Mailbox {
 struct CallNotices {
     mailbox: Arc<Mailbox>,
     call: CallId,
+    chosen: OnceLock<PatternKind>,
 }
 
 impl Notices for CallNotices {
     fn notify(&self, notice: Notice) {
         self.mailbox.put(Mail::Notice(self.call, notice));
+    }
+
+    fn release_connection(&self) {
+        self.mailbox.put(Mail::Departure(self.call));
+    }
+
+    fn choose_pattern(&self, kind: PatternKind) {
+        // A call runs one pattern.
+        let _ = self.chosen.set(kind);
+    }
+
+    fn chosen_pattern(&self) -> Option<PatternKind> {
+        self.chosen.get().copied()
     }
 }
 
@@ -112,17 +145,22 @@ impl Notices for CallNotices {
 pub struct Driver {
     connection: Connection,
     service: Arc<dyn Service>,
+    id: ConnectionId,
     identity: Identity,
     runtime: Handle,
     mailbox: Arc<Mailbox>,
     running: HashMap<CallId, CancellationToken>,
     outgoing: Vec<Outgoing>,
+    departures: Vec<RequestId>,
     call_deadline: Duration,
+    origin: Origin,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Driver {
-    /// A driver for `connection`. Calls that are not ready at once run on `runtime`.
+    /// A driver for `connection`, which `id` names. Calls that are not ready at once run on `runtime`.
     pub fn new(
+        id: ConnectionId,
         connection: Connection,
         service: Arc<dyn Service>,
         identity: Identity,
@@ -131,6 +169,7 @@ impl Driver {
         call_deadline: Duration,
     ) -> Self {
         Self {
+            id,
             connection,
             service,
             identity,
@@ -138,14 +177,66 @@ impl Driver {
             mailbox,
             running: HashMap::new(),
             outgoing: Vec::new(),
+            departures: Vec::new(),
             call_deadline,
+            origin: Origin::default(),
+            metrics: None,
         }
+    }
+
+    /// The same driver for a client on the network: its calls say where they come from, and what the core refuses is
+    /// counted.
+    #[must_use]
+    pub fn on_network(mut self, origin: Origin, metrics: Arc<Metrics>) -> Self {
+        self.origin = origin;
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// Where the client is.
+    #[must_use]
+    pub const fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// The connection is one request and nothing more.
+    pub const fn set_stateless(&mut self) {
+        self.origin.is_stateless = true;
     }
 
     /// One frame of the client.
     pub fn frame(&mut self, now: Now, bytes: &[u8]) {
         self.connection.handle_frame(now, bytes);
         self.pump(now);
+    }
+
+    /// One frame of the client that the binding parsed itself, to look at it first.
+    pub fn parsed_frame(&mut self, now: Now, frame: Result<Frame, FrameError>) {
+        self.connection.handle_parsed_frame(now, frame);
+        self.pump(now);
+    }
+
+    /// The client gave a request up by closing the stream that its answer would have come on.
+    pub fn cancel(&mut self, now: Now, id: &RequestId) {
+        self.connection.handle_cancel(now, id);
+        self.pump(now);
+    }
+
+    /// The core's state, to be looked at.
+    #[must_use]
+    pub const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Whose connection it is.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Calls that begin from now on belong to `identity`: the same owner came with other rights.
+    pub fn set_identity(&mut self, identity: Identity) {
+        self.identity = identity;
     }
 
     /// A frame beyond the size limit was dropped.
@@ -156,6 +247,8 @@ impl Driver {
 
     /// Takes what running calls have left. To be called after each wake.
     pub fn mail(&mut self, now: Now) {
+        // Not every binding asks for them.
+        self.departures.clear();
         for mail in self.mailbox.take() {
             match mail {
                 Mail::Reply(call, reply) => {
@@ -164,6 +257,7 @@ impl Driver {
                 }
                 Mail::Notice(call, notice) => self.connection.handle_notice(now, call, notice),
                 Mail::Event(event) => self.connection.handle_event(now, &event),
+                Mail::Departure(call) => self.departures.extend(self.connection.request_of(call).cloned()),
             }
             self.pump(now);
         }
@@ -220,6 +314,12 @@ impl Driver {
         self.outgoing.drain(..)
     }
 
+    /// The requests whose calls gave back the connection that the client holds open for them. For bindings with a stream
+    /// per request; the others need not ask.
+    pub fn take_departures(&mut self) -> std::vec::Drain<'_, RequestId> {
+        self.departures.drain(..)
+    }
+
     /// Tells calls whether the client reads.
     pub fn set_congested(&self, congested: bool) {
         self.mailbox.congested.store(congested, Ordering::Relaxed);
@@ -228,6 +328,10 @@ impl Driver {
     /// The core's contract: after one input drain its outputs, then feed the next. Replies that are ready at once are
     /// the next input.
     fn pump(&mut self, now: Now) {
+        // A burst is over: what it needed is not kept for as long as the connection is idle.
+        if self.outgoing.is_empty() && self.outgoing.capacity() > OUTGOING_KEPT {
+            self.outgoing.shrink_to(OUTGOING_KEPT);
+        }
         let mut ready: VecDeque<(CallId, Reply)> = VecDeque::new();
         loop {
             while let Some(output) = self.connection.poll_output() {
@@ -247,10 +351,25 @@ impl Driver {
                 }
             }
             while let Some(diagnostic) = self.connection.poll_diagnostic() {
+                if let Some(metrics) = &self.metrics
+                    && diagnostic.is_violation_of_ours()
+                {
+                    metrics.schema_violation();
+                }
                 log(&diagnostic);
             }
-            // Answered in the order asked.
+            if self.connection.has_refused() {
+                for (rule, count) in self.connection.take_refusals() {
+                    if let Some(metrics) = &self.metrics {
+                        metrics.refused_often(rule, count.into());
+                    }
+                }
+            }
+            // Answered in the order asked; nothing can be told of a call after its answer.
             let Some((call, reply)) = ready.pop_front() else { return };
+            for notice in self.mailbox.take_notices(call) {
+                self.connection.handle_notice(now, call, notice);
+            }
             self.connection.handle_reply(now, call, reply);
         }
     }
@@ -260,8 +379,14 @@ impl Driver {
         let id = call.id;
         let cancel = CancellationToken::new();
         let context = Context {
+            connection: self.id,
+            origin: self.origin,
             scope: self.identity.scope(call.client.revision.era()),
-            notices: Arc::new(CallNotices { mailbox: Arc::clone(&self.mailbox), call: id }),
+            notices: Arc::new(CallNotices {
+                mailbox: Arc::clone(&self.mailbox),
+                call: id,
+                chosen: OnceLock::new(),
+            }),
             cancel: cancel.clone(),
             deadline: now.monotonic + self.call_deadline,
         };
@@ -287,7 +412,7 @@ impl Driver {
                 biased;
                 reply = caught => reply,
                 () = given_up => {
-                    warn!("a cancelled call did not end in time and was dropped");
+                    debug!("a cancelled call did not end in time and was dropped");
                     Reply::Error(CallError::Internal)
                 }
             };
@@ -327,11 +452,12 @@ mod tests {
         limits::ConnectionLimits,
         protocol::{BatchAnswers, CacheHint, CacheScope, Capabilities, Profile, Signer},
         schema::Gate,
-        scope::ProjectId,
+        scope::{ProjectId, Rights},
+        tool::Change,
     };
 
     /// A service whose calls end only when they are cancelled.
-    struct Endless(broadcast::Sender<ServerEvent>);
+    struct Endless(broadcast::Sender<Change>);
 
     impl Service for Endless {
         fn profile(&self) -> Arc<Profile> {
@@ -352,9 +478,16 @@ mod tests {
             })
         }
 
-        fn events(&self) -> broadcast::Receiver<ServerEvent> {
+        fn events(&self) -> broadcast::Receiver<Change> {
             self.0.subscribe()
         }
+    }
+
+    #[test]
+    fn what_each_connection_holds_is_small() {
+        assert!(size_of::<Driver>() <= 768, "{}", size_of::<Driver>());
+        assert!(size_of::<Mailbox>() <= 64, "{}", size_of::<Mailbox>());
+        assert!(size_of::<Identity>() <= 16, "{}", size_of::<Identity>());
     }
 
     struct Never;
@@ -375,9 +508,10 @@ mod tests {
             Signer::new([0; 32]),
             BatchAnswers::Array,
         );
-        let identity = Identity::new(ProjectId::personal, "local", "default", "session");
+        let identity = Identity::new(ProjectId::personal, "local", "default", "session", Rights::ALL);
         let mailbox = Mailbox::new(Never);
         let mut driver = Driver::new(
+            ConnectionId(0),
             connection,
             service,
             identity,

@@ -1,6 +1,8 @@
 //! What can go wrong in a store, told apart by what to do about it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use super::sqlite::repeated;
 
 /// Why a store call failed. The `Display` text is safe for a client: no path beyond the store's own, no SQL, no data.
 #[derive(Debug, thiserror::Error)]
@@ -62,4 +64,22 @@ pub enum StoreError {
     /// A bug, or a database error of no known kind; the source goes to the log only.
     #[error("the store failed unexpectedly; the server's log has the details")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// The same without the folder of the database file at `path`, for those whose machine it is not.
+    pub(super) fn without_folder(&self, path: &Path) -> Self {
+        let name = PathBuf::from(path.file_name().unwrap_or_default());
+        match repeated(self) {
+            Self::ReadOnly { .. } => Self::ReadOnly { path: name },
+            Self::Corrupt { .. } => Self::Corrupt { path: name },
+            Self::NewerVersion { found, known, .. } => Self::NewerVersion { path: name, found, known },
+            Self::DiskFull { .. } => Self::DiskFull { path: name },
+            Self::Unavailable { reason } => {
+                let shown = reason.replace(&path.display().to_string(), &name.display().to_string());
+                Self::Unavailable { reason: shown }
+            }
+            error @ (Self::Locked | Self::Invalid { .. } | Self::UnknownHandle | Self::Internal(_)) => error,
+        }
+    }
 }

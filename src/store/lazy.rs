@@ -1,6 +1,12 @@
 //! A store that is opened when it is first needed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -9,7 +15,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Remembered,
-    SqliteOptions, SqliteStore, Store, StoreError, StoreStats, StoredResult, sqlite::repeated,
+    SqliteOptions, SqliteStore, Store, StoreError, StoreState, StoreStats, StoredResult, sqlite::repeated,
 };
 use crate::scope::Scope;
 
@@ -21,6 +27,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 pub struct LazyStore {
     options: SqliteOptions,
     state: Mutex<State>,
+    /// The same for those who only look: the place in [`StoreState::ALL`].
+    told: AtomicUsize,
+    /// Whoever calls is somebody else than whose file it is.
+    is_discreet: bool,
 }
 
 enum State {
@@ -38,7 +48,29 @@ impl LazyStore {
     /// A store for the file that `options` name; nothing is opened or made yet.
     #[must_use]
     pub fn new(options: SqliteOptions) -> Self {
-        Self { options, state: Mutex::new(State::Closed) }
+        Self { options, state: Mutex::new(State::Closed), told: AtomicUsize::new(0), is_discreet: false }
+    }
+
+    /// The same for a server with many clients: where the file is stands in the log, not in their errors.
+    #[must_use]
+    pub fn discreet(options: SqliteOptions) -> Self {
+        Self { is_discreet: true, ..Self::new(options) }
+    }
+
+    /// An outcome as its caller may see it.
+    fn shown<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        outcome.map_err(|error| {
+            if !self.is_discreet {
+                return error;
+            }
+            let shown = error.without_folder(&self.options.path);
+            tracing::debug!(%error, "a call of the store failed");
+            shown
+        })
+    }
+
+    fn tell(&self, state: StoreState) {
+        self.told.store(state as usize, Ordering::Relaxed);
     }
 
     /// The open store. Callers that come while it is being opened wait for the one opening.
@@ -56,12 +88,14 @@ impl LazyStore {
             Ok(store) => {
                 let store = Arc::new(store);
                 *state = State::Open(Arc::clone(&store));
+                self.tell(StoreState::Open);
                 Ok(store)
             }
             Err(error) => {
                 tracing::warn!(%error, "the store cannot be opened");
                 let told = repeated(&error);
                 *state = State::Failed { error, since: Instant::now() };
+                self.tell(StoreState::Failed);
                 Err(told)
             }
         }
@@ -76,19 +110,19 @@ impl Store for LazyStore {
         new: NewMemory,
         now: Timestamp,
     ) -> Result<Remembered, StoreError> {
-        self.store().await?.remember(scope, new, now).await
+        self.shown(async { self.store().await?.remember(scope, new, now).await }.await)
     }
 
     async fn get(&self, scope: &Scope, id: &str, now: Timestamp) -> Result<Option<Memory>, StoreError> {
-        self.store().await?.get(scope, id, now).await
+        self.shown(async { self.store().await?.get(scope, id, now).await }.await)
     }
 
     async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
-        self.store().await?.search(scope, query, now).await
+        self.shown(async { self.store().await?.search(scope, query, now).await }.await)
     }
 
     async fn list(&self, scope: &Scope, filter: MemoryFilter, now: Timestamp) -> Result<Hits, StoreError> {
-        self.store().await?.list(scope, filter, now).await
+        self.shown(async { self.store().await?.list(scope, filter, now).await }.await)
     }
 
     async fn update(
@@ -98,15 +132,15 @@ impl Store for LazyStore {
         change: MemoryChange,
         now: Timestamp,
     ) -> Result<Option<Memory>, StoreError> {
-        self.store().await?.update(scope, id, change, now).await
+        self.shown(async { self.store().await?.update(scope, id, change, now).await }.await)
     }
 
     async fn forget(&self, scope: &Scope, ids: &[String], now: Timestamp) -> Result<Forgotten, StoreError> {
-        self.store().await?.forget(scope, ids, now).await
+        self.shown(async { self.store().await?.forget(scope, ids, now).await }.await)
     }
 
     async fn stats(&self, scope: &Scope, now: Timestamp) -> Result<StoreStats, StoreError> {
-        self.store().await?.stats(scope, now).await
+        self.shown(async { self.store().await?.stats(scope, now).await }.await)
     }
 
     async fn export(
@@ -115,7 +149,7 @@ impl Store for LazyStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Memory>, StoreError> {
-        self.store().await?.export(scope, after, limit).await
+        self.shown(async { self.store().await?.export(scope, after, limit).await }.await)
     }
 
     async fn import(
@@ -124,15 +158,15 @@ impl Store for LazyStore {
         memories: Vec<Memory>,
         now: Timestamp,
     ) -> Result<ImportReport, StoreError> {
-        self.store().await?.import(scope, memories, now).await
+        self.shown(async { self.store().await?.import(scope, memories, now).await }.await)
     }
 
     async fn generation(&self, scope: &Scope) -> Result<u64, StoreError> {
-        self.store().await?.generation(scope).await
+        self.shown(async { self.store().await?.generation(scope).await }.await)
     }
 
     async fn open_session(&self, scope: &Scope, now: Timestamp) -> Result<String, StoreError> {
-        self.store().await?.open_session(scope, now).await
+        self.shown(async { self.store().await?.open_session(scope, now).await }.await)
     }
 
     async fn session_scratch(
@@ -141,7 +175,7 @@ impl Store for LazyStore {
         handle: &str,
         now: Timestamp,
     ) -> Result<Map<String, Value>, StoreError> {
-        self.store().await?.session_scratch(scope, handle, now).await
+        self.shown(async { self.store().await?.session_scratch(scope, handle, now).await }.await)
     }
 
     async fn set_session_scratch(
@@ -152,11 +186,13 @@ impl Store for LazyStore {
         value: Value,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.store().await?.set_session_scratch(scope, handle, key, value, now).await
+        self.shown(
+            async { self.store().await?.set_session_scratch(scope, handle, key, value, now).await }.await,
+        )
     }
 
     async fn close_session(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
-        self.store().await?.close_session(scope, handle, now).await
+        self.shown(async { self.store().await?.close_session(scope, handle, now).await }.await)
     }
 
     async fn put_result(
@@ -165,7 +201,7 @@ impl Store for LazyStore {
         result: StoredResult,
         now: Timestamp,
     ) -> Result<String, StoreError> {
-        self.store().await?.put_result(scope, result, now).await
+        self.shown(async { self.store().await?.put_result(scope, result, now).await }.await)
     }
 
     async fn get_result(
@@ -174,17 +210,26 @@ impl Store for LazyStore {
         handle: &str,
         now: Timestamp,
     ) -> Result<StoredResult, StoreError> {
-        self.store().await?.get_result(scope, handle, now).await
+        self.shown(async { self.store().await?.get_result(scope, handle, now).await }.await)
     }
 
     async fn state_key(&self) -> Result<[u8; 32], StoreError> {
-        self.store().await?.state_key().await
+        self.shown(async { self.store().await?.state_key().await }.await)
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.shown(async { self.store().await?.check().await }.await)
+    }
+
+    fn state(&self) -> Option<StoreState> {
+        StoreState::ALL.get(self.told.load(Ordering::Relaxed)).copied()
     }
 
     async fn close(&self, limit: Duration) {
         let started = Instant::now();
         // An opening that goes on longer than that is left alone: nothing was acknowledged by it.
         let Ok(mut state) = tokio::time::timeout(limit, self.state.lock()).await else { return };
+        self.tell(StoreState::Closed);
         if let State::Open(store) = std::mem::replace(&mut *state, State::Ended) {
             store.close(limit.saturating_sub(started.elapsed())).await;
         }

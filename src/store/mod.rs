@@ -145,11 +145,47 @@ pub trait Store: Send + Sync {
         now: Timestamp,
     ) -> Result<StoredResult, StoreError>;
 
+    /// Looks whether writes are taken now, as a write that changes nothing: with the same waits and the same errors.
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Whether it can be used, as far as it knows without looking; `None` where it does not keep account.
+    fn state(&self) -> Option<StoreState> {
+        None
+    }
+
     /// 32 secret bytes that every process on this store shares, made at the first call.
     async fn state_key(&self) -> Result<[u8; 32], StoreError>;
 
     /// Closes cleanly, within `limit`.
     async fn close(&self, limit: Duration);
+}
+
+/// What a store knows of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreState {
+    /// Nobody has needed it yet, or it was closed for good.
+    Closed,
+    /// The last opening went well.
+    Open,
+    /// The last opening failed; for a moment calls get its error, then one of them tries again.
+    Failed,
+}
+
+impl StoreState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::Failed];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// A store shared by everything in the process.

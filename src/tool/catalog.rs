@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 use rmcp::model::{Tool, ToolAnnotations};
 use serde_json::{Map, Value, json};
 
+use crate::scope::Rights;
+
 /// Our tools in the order listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ToolName {
@@ -112,11 +114,15 @@ impl ToolName {
     }
 }
 
-/// The list, serialized once for the life of the process.
-pub fn list() -> Arc<[Value]> {
-    static LIST: OnceLock<Arc<[Value]>> = OnceLock::new();
-    Arc::clone(LIST.get_or_init(|| {
-        ToolName::ALL.into_iter().map(|tool| super::reply::to_value(&tool.definition())).collect()
+/// The tools that `rights` allow to call, in their order; serialized once for the life of the process.
+pub fn list(rights: Rights) -> Arc<[Value]> {
+    /// By what makes a difference: may run patterns, may write memories.
+    static LISTS: [[OnceLock<Arc<[Value]>>; 2]; 2] = [const { [const { OnceLock::new() }; 2] }; 2];
+    let place = |right| usize::from(rights.include(right));
+    let list = &LISTS[place(Rights::PATTERN_RUN)][place(Rights::MEMORY_WRITE)];
+    Arc::clone(list.get_or_init(|| {
+        let allowed = ToolName::ALL.into_iter().filter(|tool| rights.include(tool.needs()));
+        allowed.map(|tool| super::reply::to_value(&tool.definition())).collect()
     }))
 }
 
@@ -154,7 +160,7 @@ mod tests {
 
     #[test]
     fn what_a_model_reads_costs_at_most_350_tokens_and_the_wire_500() {
-        let list = list();
+        let list = list(Rights::ALL);
         let read: Vec<Value> = list
             .iter()
             .map(|tool| json!({"name": tool["name"], "description": tool["description"], "input_schema": tool["inputSchema"]}))
@@ -165,8 +171,27 @@ mod tests {
     }
 
     #[test]
+    fn a_tool_is_listed_where_its_right_is_granted() {
+        let names = |rights| -> Vec<String> {
+            list(rights).iter().filter_map(|tool| Some(tool["name"].as_str()?.to_owned())).collect()
+        };
+        let (run, read, write) = (Rights::PATTERN_RUN, Rights::MEMORY_READ, Rights::MEMORY_WRITE);
+        for (rights, expected) in [
+            (Rights::NONE, &["find_patterns"][..]),
+            (read.with(Rights::ADMIN), &["find_patterns"]),
+            (run, &["execute_pattern", "find_patterns", "get_result"]),
+            (run.with(read), &["execute_pattern", "find_patterns", "get_result"]),
+            (write, &["find_patterns", "remember"]),
+            (run.with(write), &["execute_pattern", "find_patterns", "get_result", "remember"]),
+            (Rights::ALL, &["execute_pattern", "find_patterns", "get_result", "remember"]),
+        ] {
+            assert_eq!(names(rights), expected, "{rights}");
+        }
+    }
+
+    #[test]
     fn advertised_schemas_are_plain_objects_without_combinators() {
-        for tool in list().iter() {
+        for tool in list(Rights::ALL).iter() {
             let schema = tool["inputSchema"].as_object().expect("an object");
             assert_eq!(schema["type"], "object");
             for key in schema.keys() {

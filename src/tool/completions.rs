@@ -7,6 +7,7 @@ use super::{Context, TmwsService, prompts, reply, resources};
 use crate::{
     engine::EngineError,
     protocol::{Call, CallError, Reply},
+    scope::Rights,
     store::MemoryFilter,
 };
 
@@ -31,7 +32,7 @@ pub(super) async fn complete(service: &TmwsService, call: &Call, context: &Conte
     let argument =
         |key| params.get("argument").and_then(|argument| argument.get(key)).and_then(Value::as_str);
     let (name, value) = (argument("name").unwrap_or_default(), argument("value").unwrap_or_default());
-    let source = match source(service, params.get("ref"), name).await {
+    let source = match source(service, params.get("ref"), name, context).await {
         Ok(Some(source)) => source,
         Ok(None) => {
             return Reply::Error(CallError::InvalidParams(
@@ -55,6 +56,7 @@ async fn source(
     service: &TmwsService,
     reference: Option<&Value>,
     argument: &str,
+    context: &Context,
 ) -> Result<Option<Source>, EngineError> {
     let member = |key| reference.and_then(|reference| reference.get(key)).and_then(Value::as_str);
     if let Some(uri) = member("uri") {
@@ -67,7 +69,7 @@ async fn source(
         });
     }
     let Some(name) = member("name") else { return Ok(None) };
-    let patterns = service.shelf.readable().await?;
+    let patterns = service.runnable(&context.scope).await?;
     let found = patterns.iter().find(|pattern| {
         pattern.name == name
             && pattern.prompt.as_ref().is_some_and(|spec| spec.arguments.iter().any(|a| a == argument))
@@ -104,8 +106,11 @@ async fn candidates(
     let now = service.clock.now();
     match source {
         Source::Values(values) => Ok(values),
+        Source::Memories | Source::Tags if !context.scope.rights().include(Rights::MEMORY_READ) => {
+            Ok(Vec::new())
+        }
         Source::Patterns => {
-            let patterns = service.shelf.readable().await?;
+            let patterns = service.runnable(&context.scope).await?;
             Ok(patterns.iter().map(|pattern| pattern.name.clone()).collect())
         }
         Source::Memories => {

@@ -197,8 +197,8 @@ impl Patterns for Shelved {
         self.0.all()
     }
 
-    fn route(&self, query: &str, mode: Mode) -> Routed {
-        match self.0.route(query, mode) {
+    fn route(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Routed {
+        match self.0.route_among(query, mode, admits) {
             Route::Run { pattern, inputs, by } => Routed::Match { pattern, input: inputs, by },
             Route::Candidates(candidates) => Routed::Candidates(
                 candidates.into_iter().map(|candidate| (candidate.pattern, candidate.inputs)).collect(),

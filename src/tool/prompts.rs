@@ -1,4 +1,4 @@
-//! Prompts: every read-only pattern that declares one. Getting one runs the pattern and hands its answer over as one
+//! Prompts: every pattern that declares one and that the caller may run. Getting one runs the pattern and hands its answer over as one
 //! message of the user.
 
 use rmcp::model::{GetPromptResult, Prompt, PromptArgument, PromptMessage, Role};
@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// The prompts in the order of their names.
-pub(super) async fn list(service: &TmwsService) -> Reply {
-    let patterns = match service.shelf.readable().await {
+pub(super) async fn list(service: &TmwsService, context: &Context) -> Reply {
+    let patterns = match service.runnable(&context.scope).await {
         Ok(patterns) => patterns,
         Err(error) => return resources::internal(&error),
     };
@@ -54,9 +54,12 @@ async fn message(service: &TmwsService, call: &Call, context: &Context) -> Resul
     let name = call.params().get("name").and_then(Value::as_str).unwrap_or_default();
     let patterns = service.shelf.readable().await?;
     let prompts = || patterns.iter().filter_map(|pattern| Some((pattern, pattern.prompt.as_ref()?)));
+    // One that the caller may not run is refused below with what is missing, but no hint names it.
     let (pattern, spec) = prompts().find(|(pattern, _)| pattern.name == name).ok_or_else(|| {
+        let allowed = service.engine.allowed(&context.scope, Caller::Model);
         let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
-        let hint = nearest::hint(name, prompts().map(|(pattern, _)| pattern.name.as_str()));
+        let runnable = prompts().filter(|(pattern, _)| allowed.admits(pattern));
+        let hint = nearest::hint(name, runnable.map(|(pattern, _)| pattern.name.as_str()));
         Refused::Caller(format!("unknown prompt `{shown}`{hint}"))
     })?;
     let given = call.params().get("arguments").and_then(Value::as_object);

@@ -183,6 +183,9 @@ pub fn receipt_meta(receipt: &Receipt) -> Value {
     if let Some(pattern) = &receipt.pattern {
         put("pattern", pattern.as_str().into());
     }
+    if let Some(kind) = receipt.kind {
+        put("type", kind.into());
+    }
     if let Some(hash) = &receipt.hash {
         put("hash", hash.as_str().into());
     }

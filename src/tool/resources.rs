@@ -13,14 +13,14 @@ use crate::{
 };
 
 const PATTERN: &str = "pattern://";
-const MEMORY: &str = "memory://";
-const RESULT: &str = "result://";
+pub(super) const MEMORY: &str = "memory://";
+pub(super) const RESULT: &str = "result://";
 /// Longest name, id or handle looked up, in bytes.
 const KEY_BYTES_MAX: usize = 128;
 
-/// The patterns that a model may run. Memories and results are reached by their templates, never listed.
-pub(super) async fn list(service: &TmwsService) -> Reply {
-    let patterns = match service.shelf.readable().await {
+/// The patterns that the caller may run. Memories and results are reached by their templates, never listed.
+pub(super) async fn list(service: &TmwsService, context: &Context) -> Reply {
+    let patterns = match service.runnable(&context.scope).await {
         Ok(patterns) => patterns,
         Err(error) => return internal(&error),
     };
@@ -78,7 +78,7 @@ async fn contents(
     let key =
         |scheme| uri.strip_prefix(scheme).filter(|key: &&str| !key.is_empty() && key.len() <= KEY_BYTES_MAX);
     if let Some(name) = key(PATTERN) {
-        let patterns = service.shelf.readable().await?;
+        let patterns = service.runnable(&context.scope).await?;
         let found = patterns.iter().find(|pattern| pattern.name == name);
         return Ok(found.map(|pattern| (pattern.source.to_string(), "application/yaml")));
     }

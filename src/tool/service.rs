@@ -6,19 +6,21 @@ use serde_json::{Map, Value};
 use tokio::{sync::broadcast, time::timeout_at};
 
 use super::{
-    Context, Payload, ReplyFuture, Service, Shelf, ToolName, arguments::InvalidArgument, catalog,
-    completions, execute_pattern, find_patterns, get_result, profile::profile, prompts, remember, reply,
-    resources,
+    Audience, Change, Context, Payload, ReplyFuture, Service, Shelf, ToolName, arguments::InvalidArgument,
+    catalog, completions, execute_pattern, find_patterns, get_result, profile::profile, prompts, remember,
+    reply, resources, rights,
 };
 use crate::{
     engine::{
-        Caller, Clock, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, Observer, Outcome,
-        Surroundings, found_text,
+        Caller, Clock, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, MemoryListener,
+        MemoryTouched, Observer, Surroundings, found_text,
     },
     nearest,
+    pattern::{Pattern, PatternKind},
     protocol::{Call, CallError, Notice, Profile, Reply, ServerEvent},
     revision::Revision,
-    store::{SharedStore, StoreError},
+    scope::{ProjectId, Rights, Scope},
+    store::{SharedStore, StoreError, Visibility},
     wire::Method,
 };
 
@@ -47,7 +49,7 @@ pub struct TmwsService {
     pub(super) clock: Arc<dyn Clock>,
     payload: Payload,
     profile: Arc<Profile>,
-    events: broadcast::Sender<ServerEvent>,
+    events: broadcast::Sender<Change>,
 }
 
 impl TmwsService {
@@ -57,15 +59,19 @@ impl TmwsService {
         let Parts { engine, shelf, store, clock, payload } = parts;
         let (events, _) = broadcast::channel(EVENTS_MAX);
         shelf.announce_to(events.clone());
+        engine.tell_of_memories(Arc::new(Announcer(events.clone())));
         Arc::new(Self { engine, shelf, store, clock, payload, profile: profile(), events })
     }
 
     async fn serve(&self, call: Call, context: Context) -> Reply {
+        if let Some(refusal) = rights::refusal(&call, &context.scope) {
+            return refusal;
+        }
         match call.method() {
             Method::ToolsCall => self.call_tool(&call, &context).await,
-            Method::PromptsList => prompts::list(self).await,
+            Method::PromptsList => prompts::list(self, &context).await,
             Method::PromptsGet => prompts::get(self, &call, &context).await,
-            Method::ResourcesList => resources::list(self).await,
+            Method::ResourcesList => resources::list(self, &context).await,
             Method::ResourcesRead => resources::read(self, &call, &context).await,
             Method::CompletionComplete => completions::complete(self, &call, &context).await,
             method => {
@@ -104,7 +110,11 @@ impl TmwsService {
                 let wanted = find_patterns::parse(params)?;
                 self.shelf.ready().await?;
                 let query = (!wanted.query.is_empty()).then_some(wanted.query.as_str());
-                let (found, total) = self.engine.find(query, Caller::Model, wanted.limit);
+                let (found, total) = self.engine.find(
+                    query,
+                    &self.engine.allowed(&context.scope, Caller::Model),
+                    wanted.limit,
+                );
                 let text = found_text(&found, total);
                 Ok(self.complete(call.client.revision, text, Map::new()))
             }
@@ -115,12 +125,18 @@ impl TmwsService {
             }
             ToolName::Remember => {
                 let request = remember::parse(params)?;
-                let replaced = request.input.get("supersedes").and_then(Value::as_str).map(str::to_owned);
                 let execution = self.execute(request, call, context).await?;
-                self.announce_memories(replaced.as_deref(), &execution);
                 Ok(self.executed(call.client.revision, execution, context))
             }
         }
+    }
+
+    /// The patterns that a model may run in `scope`, by name.
+    pub(super) async fn runnable(&self, scope: &Scope) -> Result<Vec<Arc<Pattern>>, EngineError> {
+        let mut patterns = self.shelf.readable().await?;
+        let allowed = self.engine.allowed(scope, Caller::Model);
+        patterns.retain(|pattern| allowed.admits(pattern));
+        Ok(patterns)
     }
 
     /// Runs a pattern as the call's scope, telling progress where it is wanted.
@@ -131,7 +147,7 @@ impl TmwsService {
         context: &Context,
     ) -> Result<Execution, EngineError> {
         self.shelf.ready().await?;
-        let observer = Progress { context: call.wants_progress.then_some(context) };
+        let observer = Progress { context, is_wanted: call.wants_progress };
         let around =
             Surroundings { observer: &observer, cancel: context.cancel.clone(), deadline: context.deadline };
         self.engine.execute(&context.scope, request, around).await
@@ -144,18 +160,6 @@ impl TmwsService {
 
     fn complete(&self, revision: Revision, text: String, meta: Map<String, Value>) -> Reply {
         reply::complete(revision, self.payload, text, meta)
-    }
-
-    /// Tells subscribers of the memories that a `remember` touched: the one stored or found again, and the one replaced.
-    fn announce_memories(&self, replaced: Option<&str>, execution: &Execution) {
-        let stored = match &execution.outcome {
-            Outcome::Output { value, .. } => value.get("id").and_then(Value::as_str),
-            Outcome::Unchanged { .. } | Outcome::Candidates { .. } => None,
-        };
-        for id in stored.into_iter().chain(replaced) {
-            // No listener is no fault.
-            let _ = self.events.send(ServerEvent::ResourceUpdated { uri: format!("memory://{id}") });
-        }
     }
 
     /// What a store call gives before `deadline`.
@@ -182,7 +186,9 @@ impl Service for TmwsService {
 
     fn call(self: Arc<Self>, call: Call, context: Context) -> ReplyFuture {
         match call.method() {
-            Method::ToolsList => Box::pin(std::future::ready(Reply::List(catalog::list()))),
+            Method::ToolsList => {
+                Box::pin(std::future::ready(Reply::List(catalog::list(context.scope.rights()))))
+            }
             Method::ResourcesTemplatesList => {
                 Box::pin(std::future::ready(Reply::List(resources::templates())))
             }
@@ -190,8 +196,38 @@ impl Service for TmwsService {
         }
     }
 
-    fn events(&self) -> broadcast::Receiver<ServerEvent> {
+    fn needs(&self, method: Method, params: &Map<String, Value>) -> Rights {
+        rights::needs(method, params)
+    }
+
+    fn events(&self) -> broadcast::Receiver<Change> {
         self.events.subscribe()
+    }
+}
+
+/// Tells subscribers of memories that runs touch.
+struct Announcer(broadcast::Sender<Change>);
+
+impl MemoryListener for Announcer {
+    fn memory_touched(&self, scope: &Scope, memory: &MemoryTouched) {
+        // No listener is no fault.
+        let _ = self.0.send(Change {
+            audience: audience(scope, memory),
+            event: ServerEvent::ResourceUpdated { uri: format!("{}{}", resources::MEMORY, memory.id) },
+        });
+    }
+}
+
+/// Who may see `memory`, and so may learn that it changed.
+fn audience(scope: &Scope, memory: &MemoryTouched) -> Audience {
+    let scope = scope.clone();
+    match memory.visibility {
+        Visibility::Session => Audience::Session(scope),
+        Visibility::Agent => Audience::Agent(scope),
+        // What is personal is seen from all projects of the principal, and by nobody else.
+        Visibility::Project if memory.project == ProjectId::personal().as_str() => Audience::Principal(scope),
+        Visibility::Project => Audience::Project(scope),
+        Visibility::Shared => Audience::Principal(scope),
     }
 }
 
@@ -213,19 +249,24 @@ impl From<EngineError> for Refused {
     }
 }
 
-/// Hands progress on as notices, where the client asked for it.
+/// Hands progress on as notices, where the client asked for it, and what runs to whoever counts.
 struct Progress<'a> {
-    context: Option<&'a Context>,
+    context: &'a Context,
+    is_wanted: bool,
 }
 
 impl Observer for Progress<'_> {
     fn progress(&self, done: usize, total: usize, step: &str) {
-        if let Some(context) = self.context {
-            context.notices.notify(Notice::Progress {
+        if self.is_wanted {
+            self.context.notices.notify(Notice::Progress {
                 progress: done as f64,
                 total: Some(total as f64),
                 message: Some(step.to_owned()),
             });
         }
+    }
+
+    fn chosen(&self, kind: PatternKind) {
+        self.context.notices.choose_pattern(kind);
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     engine::{EngineError, ErrorKind, Patterns, Routed},
     pattern::{Effect, Mode, Pattern},
     protocol::ServerEvent,
+    tool::{Audience, Change},
 };
 
 /// Where patterns come from. Every call may block.
@@ -41,7 +42,7 @@ pub struct Shelf {
     stock: RwLock<Option<Stock>>,
     /// One load at a time.
     loading: Mutex<()>,
-    events: OnceLock<broadcast::Sender<ServerEvent>>,
+    events: OnceLock<broadcast::Sender<Change>>,
     look_again: Duration,
 }
 
@@ -72,7 +73,7 @@ impl Shelf {
     }
 
     /// Changes are told to `events`.
-    pub fn announce_to(&self, events: broadcast::Sender<ServerEvent>) {
+    pub fn announce_to(&self, events: broadcast::Sender<Change>) {
         // A second service on the same shelf would not be told; there is one a process.
         let _ = self.events.set(events);
     }
@@ -160,7 +161,7 @@ impl Shelf {
         for event in [ServerEvent::ToolsChanged, ServerEvent::PromptsChanged, ServerEvent::ResourcesChanged] {
             if let Some(events) = self.events.get() {
                 // No listener is no fault.
-                let _ = events.send(event);
+                let _ = events.send(Change { audience: Audience::Everyone, event });
             }
         }
     }
@@ -184,9 +185,9 @@ impl Patterns for Shelf {
         self.stock().map(|stock| stock.loaded.patterns.all()).unwrap_or_default()
     }
 
-    fn route(&self, query: &str, mode: Mode) -> Routed {
+    fn route(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Routed {
         match self.stock() {
-            Some(stock) => stock.loaded.patterns.route(query, mode),
+            Some(stock) => stock.loaded.patterns.route(query, mode, admits),
             None => Routed::Candidates(Vec::new()),
         }
     }

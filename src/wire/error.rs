@@ -32,6 +32,9 @@ pub enum ErrorCode {
     MissingRequiredClientCapability = -32021,
     /// The revision asked for is not served statelessly (2026-07-28).
     UnsupportedProtocolVersion = -32022,
+    /// Too much at once: to be asked again after `data.retryAfterMs`. Ours, outside what JSON-RPC and MCP reserve; as
+    /// the HTTP status of that number.
+    TooManyRequests = 429,
 }
 
 impl ErrorCode {

@@ -70,8 +70,8 @@ fn each_fault_names_file_line_and_remedy() {
 #[test]
 fn the_schema_refuses_what_the_loader_refuses() {
     let schema = schema();
-    // Ranges of durations and sizes, and log filters, are beyond the schema.
-    let beyond = ["out-of-range", "log", "not-toml"];
+    // Ranges of durations and sizes, log filters, and names that differ are beyond the schema.
+    let beyond = ["out-of-range", "log", "not-toml", "project-twice"];
     for path in fixtures("invalid") {
         let stem = path.file_stem().unwrap().to_str().unwrap();
         if !beyond.contains(&stem) {
@@ -85,7 +85,9 @@ fn the_schema_names_every_setting_and_no_other() {
     let schema: serde_json::Value =
         serde_json::from_str(include_str!("../../schemas/config/v1.json")).unwrap();
     let mut named = Vec::new();
-    for (key, value) in schema["properties"].as_object().unwrap() {
+    // Projects have names of their own, and are no settings.
+    for (key, value) in schema["properties"].as_object().unwrap().iter().filter(|(key, _)| *key != "projects")
+    {
         match value.get("properties") {
             Some(inner) => {
                 for (name, value) in inner.as_object().unwrap() {
@@ -104,7 +106,7 @@ fn every_default_reads_back_as_itself() {
     let config = load(&sources(&[])).unwrap();
     for (row, value, origin) in config.describe() {
         assert_eq!(*origin, Origin::Default, "{}", row.key);
-        if matches!(row.key, "state_key" | "patterns") {
+        if matches!(row.key, "state_key" | "patterns" | "tokens_file" | "tls_cert" | "tls_key") {
             continue;
         }
         let again = load(&sources(&[(row.variable, &value)])).unwrap_or_else(|error| panic!("{error}"));
@@ -180,6 +182,23 @@ fn faults_of_the_environment_and_of_flags_name_the_variable_or_flag() {
 }
 
 #[test]
+fn lists_and_switches_are_plain_text_in_the_environment() {
+    let config = load(&sources(&[
+        ("TMWS_NO_AUTH", "1"),
+        ("TMWS_ALLOWED_HOSTS", "tmws.example, ::1"),
+        ("TMWS_AUDIT_FILE", "off"),
+        ("TMWS_TOKENS_FILE", "tokens.toml"),
+    ]))
+    .unwrap();
+    assert!(config.no_auth);
+    assert_eq!(config.allowed_hosts, ["tmws.example", "::1"]);
+    assert_eq!(config.audit_file, None);
+    assert_eq!(config.tokens_file, Some(PathBuf::from("/work-dir-not-there/tokens.toml")));
+    let default = load(&sources(&[])).unwrap();
+    assert_eq!(default.audit_file, Some(PathBuf::from("/home/nobody-here/.local/share/tmws/audit.jsonl")));
+}
+
+#[test]
 fn a_misspelt_variable_is_a_warning_with_the_nearest_one() {
     let config = load(&sources(&[("TMWS_AGNET", "x"), ("TMWSX", "y")])).unwrap();
     assert_eq!(config.warnings, ["TMWS_AGNET is no setting and was ignored; did you mean `TMWS_AGENT`?"]);
@@ -238,6 +257,19 @@ fn a_repository_that_wants_more_is_ignored_whole_with_a_warning() {
         ),
         ("patterns = [\"/etc\"]", ":1 (file ignored): `patterns` of a repository must stay inside it"),
         ("nonsense", ":1 (file ignored): not TOML"),
+        (
+            "limits.calls_per_second = 0",
+            ":1 (file ignored): `limits.calls_per_second` can only be set by the user, not by a repository",
+        ),
+        ("no_auth = true", ":1 (file ignored): `no_auth` can only be set by the user, not by a repository"),
+        (
+            "allowed_origins = [\"https://evil.example\"]",
+            ":1 (file ignored): `allowed_origins` can only be set by the user, not by a repository",
+        ),
+        (
+            "[projects.web]\nroot = \"/\"",
+            ":1 (file ignored): `projects` can only be set by the user, not by a repository",
+        ),
     ] {
         let (_folder, config) = load_in_repository(text, &[]);
         assert_eq!(config.warnings.len(), 1, "{text}");

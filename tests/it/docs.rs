@@ -111,7 +111,9 @@ fn limits() -> String {
             Kind::Duration(_, min, max) => (show_duration(*min), show_duration(*max)),
             Kind::Bytes(_, min, max) => (show_bytes(*min), show_bytes(*max)),
             Kind::Count(_, min, max) => (min.to_string(), max.to_string()),
-            Kind::Text(..) | Kind::Path(..) | Kind::Paths(..) => unreachable!("filtered above"),
+            Kind::Flag(..) | Kind::Text(..) | Kind::Path(..) | Kind::Paths(..) | Kind::Texts(..) => {
+                unreachable!("filtered above")
+            }
         };
         vec![code(row.key), row.show(&config), format!("{min} to {max}"), row.summary.to_owned()]
     });

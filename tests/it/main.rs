@@ -7,6 +7,7 @@ mod config;
 mod conversations;
 mod docs;
 mod engine;
+mod isolation;
 mod layers;
 mod pattern_loader;
 mod pattern_routing;

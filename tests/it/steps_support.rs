@@ -64,6 +64,7 @@ impl Folder {
     pub(crate) fn context(&self) -> StepContext {
         StepContext {
             scope: Scope::mint(ProjectId::personal(), "local", "default", None),
+            listener: None,
             store: Arc::new(NoStore),
             roots: BTreeMap::from([("root".to_owned(), self.path.clone())]),
             now: "2026-03-01T12:00:00Z".parse().unwrap(),

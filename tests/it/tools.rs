@@ -7,19 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tmws::{
     compose::Local,
     config::{Sources, load},
-    protocol::{Call, CallError, CallId, Client, Notice, Reply, ServerEvent},
-    revision::{Era, Revision},
+    protocol::{Call, CallError, Notice, Reply, ServerEvent},
+    revision::Revision,
     schema::Gate,
     scope::{ProjectId, Scope},
     tool::{Context, Notices, SCHEMAS, Service as _, TmwsService},
-    wire::{Envelope, Frame, Method, parse_frame},
+    wire::Method,
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::support::calls;
 
 /// A pattern that needs no store and no workspace, and shrinks when it is given much.
 const ECHO: &str = "\
@@ -105,30 +107,14 @@ impl Bench {
         }
     }
 
-    fn call(&self, revision: Revision, method: Method, mut params: Value) -> Call {
-        let wants_progress = params.get("_meta").is_some_and(|meta| meta.get("progressToken").is_some());
-        if revision.era() == Era::Modern {
-            params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!(revision.as_str());
-            params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
-        }
-        let frame = json!({"jsonrpc": "2.0", "id": 1, "method": method.as_str(), "params": params});
-        let Ok(Frame::Single(Envelope::Request(request))) = parse_frame(frame.to_string().as_bytes()) else {
-            panic!("no request: {frame}");
-        };
-        let request =
-            self.gate.admit_request(revision, method, request).unwrap_or_else(|(_, why)| panic!("{why}"));
-        Call {
-            id: CallId(1),
-            request: Arc::new(request),
-            client: Arc::new(Client { revision, info: None, capabilities: Map::new() }),
-            wants_progress,
-            log_level: None,
-            answers: None,
-        }
+    fn call(&self, revision: Revision, method: Method, params: Value) -> Call {
+        calls::admitted(self.gate, revision, method, params)
     }
 
     fn context(&self, scope: &Scope) -> Context {
         Context {
+            connection: tmws::tool::ConnectionId(1),
+            origin: tmws::tool::Origin::default(),
             scope: scope.clone(),
             notices: Arc::clone(&self.heard) as Arc<dyn Notices>,
             cancel: CancellationToken::new(),
@@ -565,9 +551,13 @@ async fn a_memory_that_changes_is_announced() {
     let bench = Bench::new();
     let mut events = bench.service.events();
     let id = bench.tool("remember", json!({"content": "Old."})).await.0["id"].as_str().unwrap().to_owned();
-    assert_eq!(events.try_recv(), Ok(ServerEvent::ResourceUpdated { uri: format!("memory://{id}") }));
+    assert_eq!(
+        events.try_recv().unwrap().event,
+        ServerEvent::ResourceUpdated { uri: format!("memory://{id}") }
+    );
     bench.tool("remember", json!({"content": "New.", "supersedes": id})).await;
-    let told: Vec<ServerEvent> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    let told: Vec<ServerEvent> =
+        std::iter::from_fn(|| events.try_recv().ok()).map(|change| change.event).collect();
     assert!(told.contains(&ServerEvent::ResourceUpdated { uri: format!("memory://{id}") }), "{told:?}");
 }
 
@@ -616,7 +606,8 @@ async fn patterns_that_changed_are_announced_and_used() {
 
     source.texts.lock().unwrap().push(ECHO.replace("1.2.3", "1.3.0"));
     shelf.refresh().await.unwrap();
-    let told: Vec<ServerEvent> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    let told: Vec<ServerEvent> =
+        std::iter::from_fn(|| events.try_recv().ok()).map(|change| change.event).collect();
     assert_eq!(told, [ServerEvent::ToolsChanged, ServerEvent::PromptsChanged, ServerEvent::ResourcesChanged]);
     let version =
         shelf.readable().await.unwrap().iter().find(|pattern| pattern.name == "test.echo").unwrap().version;

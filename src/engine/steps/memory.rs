@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use super::{StepContext, StepError, StepOutput, arguments::Arguments};
 use crate::{
-    engine::{ErrorKind, relative},
+    engine::{ErrorKind, MemoryTouched, relative},
     store::{
         Hits, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Order, StoreError, Trust,
         Visibility,
@@ -122,7 +122,11 @@ async fn store(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepErro
         supersedes: args.text_or_none("supersedes")?.map(str::to_owned),
         expires: args.future("expires", ctx.now)?,
     };
+    // Who sees the replaced one is asked first: a write that happened is not to fail, nor to be told to others.
+    let replaced = touched(ctx, new.supersedes.as_slice()).await?;
     let remembered = ctx.store.remember(&ctx.scope, new, ctx.now).await?;
+    tell(ctx, &[MemoryTouched::of(&remembered.memory)]);
+    tell(ctx, &replaced);
     Ok(json!({
         "id": remembered.memory.id,
         "duplicate": remembered.duplicate,
@@ -143,14 +147,42 @@ async fn update(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepErr
             _ => args.future("expires", ctx.now)?.map(Some),
         },
     };
-    let memory = ctx.store.update(&ctx.scope, id, change, ctx.now).await?;
-    memory.map(|memory| shown(ctx, &memory)).ok_or_else(|| no_memory(id))
+    let memory = ctx.store.update(&ctx.scope, id, change, ctx.now).await?.ok_or_else(|| no_memory(id))?;
+    tell(ctx, &[MemoryTouched::of(&memory)]);
+    Ok(shown(ctx, &memory))
 }
 
 async fn forget(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError> {
     let ids = args.texts("ids")?.ok_or_else(|| args.wrong("ids", "a list of memory ids"))?;
+    // Afterwards nothing says any more who saw them.
+    let mut gone = touched(ctx, &ids).await?;
     let forgotten = ctx.store.forget(&ctx.scope, &ids, ctx.now).await?;
+    gone.retain(|memory| forgotten.forgotten.contains(&memory.id));
+    tell(ctx, &gone);
     Ok(json!({"forgotten": forgotten.forgotten, "unknown": forgotten.unknown}))
+}
+
+/// Those of `ids` that are there, as told to whoever listens; none where nobody does.
+async fn touched(ctx: &StepContext, ids: &[String]) -> Result<Vec<MemoryTouched>, StepError> {
+    let mut memories = Vec::new();
+    for id in ids.iter().filter(|_| ctx.listener.is_some()) {
+        memories.extend(ctx.store.get(&ctx.scope, id, ctx.now).await?.as_ref().map(MemoryTouched::of));
+    }
+    Ok(memories)
+}
+
+fn tell(ctx: &StepContext, memories: &[MemoryTouched]) {
+    if let Some(listener) = &ctx.listener {
+        for memory in memories {
+            listener.memory_touched(&ctx.scope, memory);
+        }
+    }
+}
+
+impl MemoryTouched {
+    fn of(memory: &Memory) -> Self {
+        Self { id: memory.id.clone(), project: memory.project.clone(), visibility: memory.visibility }
+    }
 }
 
 fn found(ctx: &StepContext, hits: &Hits, scored: bool) -> Value {
@@ -242,6 +274,7 @@ mod tests {
         StepContext {
             scope,
             store: Arc::new(store),
+            listener: None,
             roots: BTreeMap::new(),
             now,
             deadline: Instant::now() + std::time::Duration::from_mins(1),

@@ -9,14 +9,14 @@ pub mod git;
 mod memory;
 mod session;
 
-use std::{collections::BTreeMap, io, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::{EngineError, ErrorKind};
+use super::{EngineError, ErrorKind, MemoryListener};
 use crate::{
     pattern::{Family, StepRow},
     scope::Scope,
@@ -33,6 +33,8 @@ pub struct StepContext {
     pub scope: Scope,
     /// The store, opened when first used.
     pub store: SharedStore,
+    /// Told of memories that the step touches.
+    pub listener: Option<Arc<dyn MemoryListener>>,
     /// Roots that the pattern's permissions grant: canonical path as the expression sees it, and the directory.
     pub roots: BTreeMap<String, PathBuf>,
     /// The time of the run.
@@ -152,6 +154,7 @@ mod tests {
         let ctx = StepContext {
             scope: Scope::mint(ProjectId::personal(), "local", "default", None),
             store: Arc::new(store),
+            listener: None,
             roots: BTreeMap::new(),
             now: "2026-03-01T12:00:00Z".parse().unwrap(),
             deadline: Instant::now() + Duration::from_mins(1),

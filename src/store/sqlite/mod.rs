@@ -290,6 +290,10 @@ impl Store for SqliteStore {
         self.writer.write(handle::StateKey { fresh }).await
     }
 
+    async fn check(&self) -> Result<(), StoreError> {
+        self.writer.write(writer::Nothing).await
+    }
+
     async fn close(&self, limit: Duration) {
         let closing = async {
             self.readers.close().await;

@@ -32,6 +32,18 @@ pub(super) trait Write: Send + Sync + 'static {
     async fn apply(&self, transaction: &mut SqliteConnection) -> Result<Self::Output, Fault>;
 }
 
+/// A write that changes nothing: whether one would be taken.
+pub(super) struct Nothing;
+
+#[async_trait]
+impl Write for Nothing {
+    type Output = ();
+
+    async fn apply(&self, _: &mut SqliteConnection) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
 /// Where writes are handed in.
 #[derive(Clone)]
 pub(super) struct Writer {
@@ -215,7 +227,10 @@ impl Task {
         let identity = open::run_blocking(move || Ok(FileIdentity::of(&path))).await?;
         if identity != self.identity {
             // What were written now would be in a file that nobody finds again.
-            self.shared.lost.store(true, Ordering::Release);
+            if !self.shared.lost.swap(true, Ordering::AcqRel) {
+                let path = self.shared.options.path.display();
+                tracing::warn!(%path, "the store's file was moved, replaced or deleted while in use; the next call opens what is there");
+            }
             return Err(unavailable(
                 &self.shared.options.path,
                 "was moved, replaced or deleted while in use; put it back, or start tmws again",

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tmws::{
     engine::{Caller, ErrorKind, ExecuteRequest, Outcome, ResultQuery, Target},
     pattern::Mode,
+    scope::{ProjectId, Rights, Scope},
     store::NewMemory,
     store::Store as _,
 };
@@ -190,6 +191,44 @@ async fn the_server_binds_what_the_model_cannot_choose() {
 }
 
 #[tokio::test]
+async fn calls_of_different_scopes_never_share_a_run() {
+    let bench = Bench::new(&["strict"]).await;
+    let mint = |project, principal, agent, session| {
+        Scope::mint(ProjectId::parse(project).unwrap(), principal, agent, session)
+    };
+    let one = mint("p1", "ada", "default", Some("s"));
+    let scopes = [
+        one.clone(),
+        mint("p2", "ada", "default", Some("s")),
+        mint("p1", "bob", "default", Some("s")),
+        mint("p1", "ada", "critic", Some("s")),
+        mint("p1", "ada", "default", Some("t")),
+        mint("p1", "ada", "default", None),
+        one.with_rights(Rights::ALL.without(Rights::ADMIN)),
+    ];
+    bench.store.next(scopes.iter().map(|_| Act::Wait));
+    let calls: Vec<_> = [&one]
+        .into_iter()
+        .chain(&scopes)
+        .map(|scope| {
+            let (engine, scope) = (Arc::clone(&bench.engine), scope.clone());
+            let request = request("test.strict", json!({"query": "a"}));
+            tokio::spawn(async move {
+                engine.execute(&scope, request, around(&CancellationToken::new())).await.unwrap()
+            })
+        })
+        .collect();
+    for _ in &scopes {
+        assert_eq!(bench.store.searched().await, "a");
+    }
+    bench.store.release(scopes.len());
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(bench.store.searched_count().await, 0, "equal scopes share one run");
+}
+
+#[tokio::test]
 async fn equal_calls_at_the_same_time_run_once_unless_fresh() {
     let bench = Bench::new(&["strict"]).await;
     bench.store.next([Act::Wait, Act::Wait, Act::Wait, Act::Wait]);
@@ -315,7 +354,7 @@ async fn a_query_runs_one_pattern_or_offers_at_most_three() {
 async fn patterns_that_write_are_not_found_by_a_model() {
     let bench = Bench::with(vec![built_in("memory.remember"), built_in("memory.recall")]).await;
     let names = |caller| {
-        let (found, total) = bench.engine.find(None, caller, 10);
+        let (found, total) = bench.engine.find(None, &bench.engine.allowed(&bench.scope, caller), 10);
         (found.into_iter().map(|found| found.name).collect::<Vec<_>>(), total)
     };
     assert_eq!(names(Caller::Model), (vec!["memory.recall".to_owned()], 1));

@@ -59,8 +59,9 @@ impl Patterns for Shelf {
         self.0.values().cloned().collect()
     }
 
-    fn route(&self, query: &str, _: Mode) -> Routed {
-        match self.0.values().find(|pattern| pattern.triggers.phrases.iter().any(|phrase| phrase == query)) {
+    fn route(&self, query: &str, _: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Routed {
+        let meant = |pattern: &Pattern| pattern.triggers.phrases.iter().any(|phrase| phrase == query);
+        match self.0.values().find(|pattern| admits(pattern) && meant(pattern)) {
             Some(pattern) => Routed::Match { pattern: Arc::clone(pattern), input: Map::new(), by: "phrase" },
             None => Routed::Candidates(self.all().into_iter().map(|pattern| (pattern, Map::new())).collect()),
         }

@@ -1,5 +1,6 @@
 //! What several tests share.
 
+pub(crate) mod calls;
 pub(crate) mod catalogue;
 pub(crate) mod conversation;
 pub(crate) mod matcher;

@@ -1,0 +1,330 @@
+//! The table of settings: key, variable, kind, bounds, and what it sets.
+
+use std::{net::IpAddr, path::Path, path::PathBuf, time::Duration};
+
+use super::{
+    Config, DatabaseUrl, LegacySse, StateKey,
+    settings::{Kind, SettingRow},
+};
+use crate::tool::Payload;
+
+/// A day is the longest that anything here may wait.
+const DAY: Duration = Duration::from_hours(24);
+const MILLI: Duration = Duration::from_millis(1);
+
+/// One limit: key, kind, field of a limits struct, bounds, summary. The variable is checked against the key by a test.
+macro_rules! limit {
+    ($key:literal $variable:literal $kind:ident $group:ident.$field:ident $min:expr, $max:expr, $summary:literal) => {
+        SettingRow {
+            key: $key,
+            variable: $variable,
+            summary: $summary,
+            shared: false,
+            kind: Kind::$kind(|config| &mut config.$group.$field, $min, $max),
+        }
+    };
+}
+
+/// One limit of a shared server: as above, never set by a repository.
+macro_rules! network {
+    ($key:literal $variable:literal $kind:ident $field:ident $min:expr, $max:expr, $summary:literal) => {
+        SettingRow {
+            shared: true,
+            ..limit!($key $variable $kind network.$field $min, $max, $summary)
+        }
+    };
+}
+
+/// A path to a file that need not be given.
+macro_rules! file {
+    ($key:literal $variable:literal $field:ident $summary:literal) => {
+        SettingRow {
+            key: $key,
+            variable: $variable,
+            summary: $summary,
+            shared: true,
+            kind: Kind::Path(
+                |config, path| {
+                    config.$field = Some(path.to_owned());
+                    Ok(())
+                },
+                |config| show_file(config.$field.as_deref(), "none"),
+            ),
+        }
+    };
+}
+
+/// Every setting there is, in the order that `doctor` prints.
+pub static SETTINGS: &[SettingRow] = &[
+    SettingRow {
+        key: "root",
+        variable: "TMWS_ROOT",
+        summary: "workspace root; else CLAUDE_PROJECT_DIR, else the working directory",
+        shared: false,
+        kind: Kind::Path(
+            |config, path| {
+                path.clone_into(&mut config.root);
+                Ok(())
+            },
+            |config| config.root.display().to_string(),
+        ),
+    },
+    SettingRow {
+        key: "agent",
+        variable: "TMWS_AGENT",
+        summary: "name of the agent, for memories of visibility `agent`",
+        shared: false,
+        kind: Kind::Text(set_agent, |config| config.agent.clone()),
+    },
+    SettingRow {
+        key: "database_url",
+        variable: "TMWS_DATABASE_URL",
+        summary: "the store: `sqlite:PATH`",
+        shared: false,
+        kind: Kind::Text(set_database_url, |config| config.database.to_string()),
+    },
+    SettingRow {
+        key: "patterns",
+        variable: "TMWS_PATTERNS",
+        summary: "further pattern folders of the user",
+        shared: false,
+        kind: Kind::Paths(
+            |config, folders| {
+                let own = config.user_folder.as_ref().map(|folder| folder.join("patterns"));
+                config.pattern_folders = own.into_iter().chain(folders).collect();
+            },
+            |config| config.pattern_folders.clone(),
+        ),
+    },
+    SettingRow {
+        key: "state_key",
+        variable: "TMWS_STATE_KEY",
+        summary: "signs cursors, request states and HTTP session ids; where absent, `serve` keeps one in its store, `stdio` makes one each time",
+        shared: false,
+        kind: Kind::Text(set_state_key, |config| {
+            if config.state_key.is_some() { "[secret]" } else { "from the store" }.to_owned()
+        }),
+    },
+    SettingRow {
+        key: "log",
+        variable: "TMWS_LOG",
+        summary: "log level, or target=level pairs",
+        shared: false,
+        kind: Kind::Text(set_log, |config| config.log.clone()),
+    },
+    SettingRow {
+        key: "payload",
+        variable: "TMWS_PAYLOAD",
+        summary: "how results travel: text, structured or both",
+        shared: false,
+        kind: Kind::Text(set_payload, |config| config.payload.as_str().to_owned()),
+    },
+    SettingRow {
+        key: "listen",
+        variable: "TMWS_LISTEN",
+        summary: "where `serve` listens, as ADDRESS:PORT; port 0 takes a free one",
+        shared: true,
+        kind: Kind::Text(set_listen, |config| config.listen.to_string()),
+    },
+    SettingRow {
+        key: "no_auth",
+        variable: "TMWS_NO_AUTH",
+        summary: "`serve` lets everybody who reaches it in as the local user: true or false; on loopback only",
+        shared: true,
+        kind: Kind::Flag(|config| &mut config.no_auth),
+    },
+    file!("tokens_file" "TMWS_TOKENS_FILE" tokens_file "file with the hashes of the tokens that `serve` accepts; where absent, it makes one token, in the data folder"),
+    SettingRow {
+        key: "allowed_hosts",
+        variable: "TMWS_ALLOWED_HOSTS",
+        summary: "names that `serve` is reached by beside the address it listens on, without port",
+        shared: true,
+        kind: Kind::Texts(set_allowed_hosts, |config| config.allowed_hosts.clone()),
+    },
+    SettingRow {
+        key: "allowed_origins",
+        variable: "TMWS_ALLOWED_ORIGINS",
+        summary: "origins of web pages that may use `serve`, as in https://app.example",
+        shared: true,
+        kind: Kind::Texts(set_allowed_origins, |config| config.allowed_origins.clone()),
+    },
+    file!("tls_cert" "TMWS_TLS_CERT" tls_cert "certificate chain (PEM); with it `serve` speaks TLS only"),
+    file!("tls_key" "TMWS_TLS_KEY" tls_key "private key of the certificate (PEM)"),
+    SettingRow {
+        key: "legacy_sse",
+        variable: "TMWS_LEGACY_SSE",
+        summary: "the HTTP+SSE transport of 2024-11-05 at /sse: on, off, or auto (on loopback only)",
+        shared: true,
+        kind: Kind::Text(set_legacy_sse, |config| config.legacy_sse.as_str().to_owned()),
+    },
+    SettingRow {
+        key: "audit_file",
+        variable: "TMWS_AUDIT_FILE",
+        summary: "where `serve` writes who did what, or `off`",
+        shared: true,
+        kind: Kind::Path(set_audit_file, |config| show_file(config.audit_file.as_deref(), "off")),
+    },
+    limit!("limits.frame_in" "TMWS_LIMITS_FRAME_IN" Bytes connection.frame_in_bytes_max 1 << 10, 1 << 30, "largest frame accepted"),
+    limit!("limits.frame_out" "TMWS_LIMITS_FRAME_OUT" Bytes connection.frame_out_bytes_max 16 << 10, 1 << 30, "largest frame sent"),
+    limit!("limits.inflight_requests" "TMWS_LIMITS_INFLIGHT_REQUESTS" Count connection.inflight_requests_max 1, 65_536, "requests being worked on at once, per connection"),
+    limit!("limits.writer_queue_frames" "TMWS_LIMITS_WRITER_QUEUE_FRAMES" Count connection.writer_queue_frames_max 1, 65_536, "frames waiting to be written, per connection"),
+    limit!("limits.subscriptions" "TMWS_LIMITS_SUBSCRIPTIONS" Count connection.subscriptions_max 1, 65_536, "subscriptions at once, per connection"),
+    limit!("limits.page_items" "TMWS_LIMITS_PAGE_ITEMS" Count connection.page_items 1, 10_000, "items per page of a list"),
+    limit!("limits.call_deadline" "TMWS_LIMITS_CALL_DEADLINE" Duration connection.call_deadline MILLI, DAY, "longest that a call may take"),
+    limit!("limits.ask_deadline" "TMWS_LIMITS_ASK_DEADLINE" Duration connection.ask_deadline MILLI, DAY, "longest that a question to the client waits for its answer"),
+    limit!("limits.request_state_ttl" "TMWS_LIMITS_REQUEST_STATE_TTL" Duration connection.request_state_ttl MILLI, DAY, "how long a request state may be used"),
+    limit!("limits.memory_content" "TMWS_LIMITS_MEMORY_CONTENT" Bytes store.content_bytes_max 1, 1 << 20, "longest content of one memory"),
+    limit!("limits.memory_tags" "TMWS_LIMITS_MEMORY_TAGS" Count store.tags_max 0, 1_024, "tags of one memory"),
+    limit!("limits.memory_tag" "TMWS_LIMITS_MEMORY_TAG" Bytes store.tag_bytes_max 1, 1 << 10, "longest tag"),
+    limit!("limits.session_scratch" "TMWS_LIMITS_SESSION_SCRATCH" Bytes store.scratch_bytes_max 0, 16 << 20, "scratch of one session"),
+    limit!("limits.session_idle" "TMWS_LIMITS_SESSION_IDLE" Duration store.session_idle MILLI, Duration::from_hours(365 * 24), "a session unused for so long is gone"),
+    limit!("limits.result_handles" "TMWS_LIMITS_RESULT_HANDLES" Count store.handles_per_project_max 1, 1_000_000, "result handles of one project at once"),
+    limit!("limits.result" "TMWS_LIMITS_RESULT" Bytes store.result_bytes_max 1 << 10, 64 << 20, "one stored result"),
+    limit!("limits.result_ttl" "TMWS_LIMITS_RESULT_TTL" Duration store.handle_ttl MILLI, Duration::from_hours(30 * 24), "how long a result handle lives"),
+    limit!("limits.store_busy" "TMWS_LIMITS_STORE_BUSY" Duration store.busy_timeout MILLI, DAY, "longest wait for a store locked by another process"),
+    limit!("limits.shutdown_drain" "TMWS_LIMITS_SHUTDOWN_DRAIN" Duration shutdown.drain Duration::ZERO, DAY, "how long calls may still answer after the end of input"),
+    limit!("limits.shutdown_exit" "TMWS_LIMITS_SHUTDOWN_EXIT" Duration shutdown.exit MILLI, DAY, "the process is gone so long after the end of input"),
+    network!("limits.connections" "TMWS_LIMITS_CONNECTIONS" Count connections_max 1, 1_048_576, "connections at once"),
+    network!("limits.inflight_total" "TMWS_LIMITS_INFLIGHT_TOTAL" Count inflight_total_max 1, 1_048_576, "requests being worked on at once, over all connections"),
+    network!("limits.calls_per_second" "TMWS_LIMITS_CALLS_PER_SECOND" Count calls_per_second 0, 1_000_000, "calls a second of one principal, or of one connection without tokens; 0 is no limit"),
+    network!("limits.calls_burst" "TMWS_LIMITS_CALLS_BURST" Count calls_burst 1, 1_000_000, "calls that may come at once before that counts"),
+    network!("limits.header_timeout" "TMWS_LIMITS_HEADER_TIMEOUT" Duration header_timeout MILLI, DAY, "the head of a request must have arrived within so long"),
+    network!("limits.body_timeout" "TMWS_LIMITS_BODY_TIMEOUT" Duration body_timeout MILLI, DAY, "longest time without a byte of a request's body"),
+    network!("limits.write_stall" "TMWS_LIMITS_WRITE_STALL" Duration write_stall MILLI, DAY, "a client that takes nothing of what waits for it is cut off after so long"),
+    network!("limits.ping_interval" "TMWS_LIMITS_PING_INTERVAL" Duration ping_interval MILLI, DAY, "a WebSocket is pinged after so long without a byte"),
+    network!("limits.idle_timeout" "TMWS_LIMITS_IDLE_TIMEOUT" Duration idle_timeout MILLI, DAY, "a WebSocket is closed after so long without a byte, pongs included"),
+    network!("limits.keep_alive" "TMWS_LIMITS_KEEP_ALIVE" Duration keep_alive MILLI, DAY, "a quiet event stream gets a comment every so often"),
+    network!("limits.replay_events" "TMWS_LIMITS_REPLAY_EVENTS" Count replay_events_max 0, 65_536, "events of one HTTP session kept for streams that are resumed"),
+    network!("limits.replay_bytes" "TMWS_LIMITS_REPLAY_BYTES" Bytes replay_bytes_max 0, 64 << 20, "the same in bytes"),
+    network!("limits.http_sessions" "TMWS_LIMITS_HTTP_SESSIONS" Count http_sessions_max 1, 1_000_000, "HTTP sessions in memory at once; the one unused for longest makes room"),
+    network!("limits.http_session_idle" "TMWS_LIMITS_HTTP_SESSION_IDLE" Duration http_session_idle MILLI, DAY, "an HTTP session that nobody uses is put out of memory after so long"),
+    network!("limits.http_session_ttl" "TMWS_LIMITS_HTTP_SESSION_TTL" Duration http_session_ttl MILLI, Duration::from_hours(30 * 24), "how long an HTTP session id is good"),
+    network!("limits.shutdown" "TMWS_LIMITS_SHUTDOWN" Duration shutdown Duration::ZERO, DAY, "how long the calls of `serve` may still answer after the signal to end"),
+];
+
+fn set_agent(config: &mut Config, text: &str) -> Result<(), String> {
+    if !crate::scope::is_agent_name(text) {
+        return Err(format!("an agent is named by {}", crate::scope::AGENT_NAME));
+    }
+    text.clone_into(&mut config.agent);
+    Ok(())
+}
+
+/// Errors never quote the URL: it may hold a password.
+fn set_database_url(config: &mut Config, text: &str) -> Result<(), String> {
+    let path = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:"));
+    match path {
+        Some(path) if !path.is_empty() && !path.contains(['?', '#']) => {
+            config.database = DatabaseUrl::Sqlite(PathBuf::from(path));
+            Ok(())
+        }
+        _ => Err("this build takes `sqlite:PATH`, without parameters".to_owned()),
+    }
+}
+
+fn set_state_key(config: &mut Config, text: &str) -> Result<(), String> {
+    let key = StateKey::of_text(text).ok_or_else(|| {
+        format!("a key has at least {} bytes; make one with `openssl rand -hex 32`", StateKey::TEXT_BYTES_MIN)
+    })?;
+    config.state_key = Some(key);
+    Ok(())
+}
+
+fn set_log(config: &mut Config, text: &str) -> Result<(), String> {
+    crate::telemetry::parse_filter(text).map_err(|error| error.to_string())?;
+    text.clone_into(&mut config.log);
+    Ok(())
+}
+
+fn set_listen(config: &mut Config, text: &str) -> Result<(), String> {
+    config.listen = text.parse().map_err(|_| {
+        "an address to listen on is ADDRESS:PORT, such as 127.0.0.1:7337 or [::1]:7337".to_owned()
+    })?;
+    Ok(())
+}
+
+fn show_file(path: Option<&Path>, absent: &str) -> String {
+    path.map_or_else(|| absent.to_owned(), |path| path.display().to_string())
+}
+
+fn set_allowed_hosts(config: &mut Config, hosts: Vec<String>) -> Result<(), String> {
+    let is_host = |host: &String| {
+        let name = !host.is_empty()
+            && host.len() <= 253
+            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        name || host.parse::<IpAddr>().is_ok()
+    };
+    if !hosts.iter().all(is_host) {
+        return Err(
+            "a host is a name or an address, without scheme, port and brackets, such as tmws.example or ::1"
+                .to_owned(),
+        );
+    }
+    config.allowed_hosts = hosts;
+    Ok(())
+}
+
+fn set_allowed_origins(config: &mut Config, origins: Vec<String>) -> Result<(), String> {
+    let is_origin = |origin: &String| {
+        origin.split_once("://").is_some_and(|(scheme, rest)| {
+            let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            !scheme.is_empty()
+                && scheme.bytes().all(|byte| lower(byte) || b"+-.".contains(&byte))
+                && !rest.is_empty()
+                && rest.bytes().all(|byte| lower(byte) || b"-._:[]".contains(&byte))
+        })
+    };
+    if !origins.iter().all(is_origin) {
+        return Err(
+            "an origin is SCHEME://HOST or SCHEME://HOST:PORT in lower case and nothing behind it, such as \
+            https://app.example; there is no `*`"
+                .to_owned(),
+        );
+    }
+    config.allowed_origins = origins;
+    Ok(())
+}
+
+fn set_legacy_sse(config: &mut Config, text: &str) -> Result<(), String> {
+    let (_, legacy_sse) = LegacySse::ALL
+        .into_iter()
+        .find(|(name, _)| *name == text)
+        .ok_or("the transport of 2024-11-05 is `on`, `off` or `auto`")?;
+    config.legacy_sse = legacy_sse;
+    Ok(())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature of every setter")]
+fn set_audit_file(config: &mut Config, path: &Path) -> Result<(), String> {
+    config.audit_file = (path != Path::new("off")).then(|| path.to_owned());
+    Ok(())
+}
+
+fn set_payload(config: &mut Config, text: &str) -> Result<(), String> {
+    let (_, payload) = Payload::ALL
+        .into_iter()
+        .find(|(name, _)| *name == text)
+        .ok_or("a payload is `text`, `structured` or `both`")?;
+    config.payload = payload;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_is_named_after_its_key() {
+        for row in SETTINGS {
+            let expected = format!("TMWS_{}", row.key.replace('.', "_").to_ascii_uppercase());
+            assert_eq!(row.variable, expected);
+        }
+    }
+
+    #[test]
+    fn keys_are_unique() {
+        for (index, row) in SETTINGS.iter().enumerate() {
+            assert!(SETTINGS[..index].iter().all(|earlier| earlier.key != row.key), "{}", row.key);
+        }
+    }
+}
