@@ -1,29 +1,45 @@
-//! The whole of `tmws stdio` below the tools (transport, driver, core, gate) with one trivial tool behind it, so that
-//! the cost of a call without any work can be measured: `cargo bench --bench stdio`.
+//! The whole of TMWS below the tools (transport, driver, core, gate) with two trivial tools behind it, so that the cost
+//! of a call without any work can be measured: on stdin and stdout (`cargo bench --bench stdio`), or with
+//! `--listen 127.0.0.1:PORT` on the network (`benches/network`). The tools are named as those of the loops compared with:
+//! `echo` says its `text` back, `search_memory` says 2 KB.
 
 use std::{
     future::ready,
     io,
     os::fd::AsFd,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, atomic::AtomicU64},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Map, Value, json};
 use tmws::{
-    limits::{ConnectionLimits, ShutdownLimits},
+    access::Access,
+    limits::{ConnectionLimits, NetworkLimits, ShutdownLimits},
+    metrics::Metrics,
     protocol::{
         BatchAnswers, CacheHint, CacheScope, Call, CallError, Capabilities, Connection, Now, Profile, Reply,
         Signer,
     },
     schema::Gate,
     scope::{ProjectId, Rights},
-    session::{Driver, Identity, Mailbox},
+    session::{Driver, Hub, Identity, Mailbox},
     tool::{Change, ConnectionId, Context, ReplyFuture, Service},
-    transport::stdio,
+    transport::{
+        Health, Host, KeySource,
+        http::{self, Listener},
+        stdio,
+    },
     wire::Method,
 };
-use tokio::sync::broadcast;
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Handle},
+    sync::{OnceCell, broadcast},
+};
+use tokio_util::sync::CancellationToken;
+
+/// What `search_memory` answers.
+const SEARCHED_BYTES: usize = 2_048;
 
 struct Echo {
     events: broadcast::Sender<Change>,
@@ -37,7 +53,17 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 static TOOLS: LazyLock<Arc<[Value]>> = LazyLock::new(|| {
-    Arc::new([json!({"name": "echo", "description": "Says it back.", "inputSchema": {"type": "object"}})])
+    Arc::new([
+        json!({"name": "echo", "description": "Says it back.", "inputSchema": {"type": "object"}}),
+        json!({"name": "search_memory", "description": "Says 2 KB.", "inputSchema": {"type": "object"}}),
+    ])
+});
+
+static SEARCHED: LazyLock<String> = LazyLock::new(|| {
+    let mut text =
+        r#"{"id":"m_0001","score":0.9,"text":"Releases are cut on Fridays"},"#.repeat(SEARCHED_BYTES);
+    text.truncate(SEARCHED_BYTES);
+    text
 });
 
 impl Service for Echo {
@@ -56,8 +82,12 @@ impl Service for Echo {
         let reply = match call.method() {
             Method::ToolsList => Reply::List(Arc::clone(&TOOLS)),
             Method::ToolsCall => {
-                let text =
-                    call.params().get("arguments").and_then(|arguments| arguments.get("text")).cloned();
+                let params = call.params();
+                let text = if params.get("name").and_then(Value::as_str) == Some("search_memory") {
+                    Some(Value::String(SEARCHED.clone()))
+                } else {
+                    params.get("arguments").and_then(|arguments| arguments.get("text")).cloned()
+                };
                 Reply::Result(object(
                     json!({"content": [{"type": "text", "text": text.unwrap_or_default()}]}),
                 ))
@@ -79,9 +109,51 @@ fn now() -> Now {
 }
 
 fn main() -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let (waker, wakened) = stdio::waker()?;
+    let mut arguments = std::env::args().skip(1);
     let service: Arc<dyn Service> = Arc::new(Echo { events: broadcast::channel(1).0 });
+    match arguments.next().as_deref() {
+        Some("--listen") => {
+            let address = arguments.next().ok_or_else(|| io::Error::other("--listen wants ADDRESS:PORT"))?;
+            let runtime = Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(listen(service, &address))
+        }
+        _ => serve_stdio(service),
+    }
+}
+
+async fn listen(service: Arc<dyn Service>, address: &str) -> io::Result<()> {
+    let host = Arc::new(Host {
+        service,
+        access: Arc::new(Access::open("local")),
+        gate: Arc::new(Gate::new()),
+        hub: Arc::new(Hub::default()),
+        metrics: Arc::new(Metrics::default()),
+        health: Health::default(),
+        audit: None,
+        connection_limits: ConnectionLimits::default(),
+        // A load is what is wanted here.
+        network_limits: NetworkLimits { calls_per_second: 0, ..NetworkLimits::default() },
+        clock: now,
+        stopping: CancellationToken::new(),
+        cut_off: CancellationToken::new(),
+        runtime: Handle::current(),
+        key: KeySource::Given([0; 32]),
+        signer: OnceCell::new(),
+        next_connection: AtomicU64::new(1),
+    });
+    let listener = Listener {
+        tcp: TcpListener::bind(address).await?,
+        tls: None,
+        hosts: Vec::new(),
+        origins: Vec::new(),
+        serves_sse: true,
+    };
+    http::serve(host, listener).await
+}
+
+fn serve_stdio(service: Arc<dyn Service>) -> io::Result<()> {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (waker, wakened) = stdio::waker()?;
     let limits = ConnectionLimits::default();
     let connection = Connection::new(
         service.profile(),

@@ -24,6 +24,12 @@ pub mod engine;
 
 pub mod tool;
 
+pub mod audit;
+
+pub mod access;
+
+pub mod admission;
+
 pub mod session;
 
 pub mod transport;

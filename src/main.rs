@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tmws::cli::main(tmws::serve::stdio)
+    tmws::cli::main()
 }

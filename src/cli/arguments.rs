@@ -15,8 +15,9 @@ use crate::pattern::Mode;
         Without a command it speaks MCP on stdin and stdout, which is how hosts launch it.\n\
         Settings come from defaults, tmws.toml, TMWS_* variables and flags, later ones win; `tmws doctor` shows each.",
     after_help = "`tmws --help` explains more; `tmws <command> --help` one command.",
-    after_long_help = "Exit codes: 0 done, 1 a check or a pattern failed, 2 the command line or an input is wrong,\n\
-        69 the store cannot be used, 70 a bug in tmws, 78 the configuration is wrong.",
+    after_long_help = "Exit codes: 0 done, 1 a check, a pattern or a bridge failed, 2 the command line or an input is wrong,\n\
+        69 the store or the address to listen on cannot be used, 70 a bug in tmws,\n\
+        78 the configuration is wrong.",
     disable_version_flag = true,
     disable_help_subcommand = true,
     max_term_width = 100
@@ -74,6 +75,10 @@ pub struct Settings {
 pub enum Command {
     /// Speak MCP on stdin and stdout (the default)
     Stdio,
+    /// Share one server among many clients: WebSocket at /ws, Streamable HTTP at /mcp
+    Serve(Serve),
+    /// Make, list and withdraw the tokens of a shared server
+    Token(Token),
     /// Run a pattern, or let a question choose one
     Run(Run),
     /// List, show, check and trust patterns
@@ -87,6 +92,101 @@ pub enum Command {
     Schema(Schema),
     /// Check this installation and print every setting with its origin
     Doctor(Doctor),
+}
+
+/// `tmws serve`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without --tokens-file the first start makes one token for you alone, which `tmws connect` on this machine\n\
+        reads by itself. The first SIGTERM or SIGINT lets calls answer, a second one ends at once; SIGHUP reads\n\
+        the tokens and opens the audit log again. /healthz, /readyz and, with the scope `admin`, /metrics tell\n\
+        how it is.\n\n\
+        Examples:\n  tmws serve\n  tmws serve --listen 127.0.0.1:0 --no-auth\n  \
+        tmws serve --listen 0.0.0.0:7337 --tls-cert cert.pem --tls-key key.pem --tokens-file tokens.toml \\\n    \
+        --setting allowed_hosts=tmws.example.org"
+)]
+pub struct Serve {
+    /// Where to listen (TMWS_LISTEN); port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<OsString>,
+    /// Let everybody who reaches it in as the local user (TMWS_NO_AUTH); on loopback only
+    #[arg(long)]
+    pub no_auth: bool,
+    /// The tokens to accept (TMWS_TOKENS_FILE); else one of its own, in the data folder
+    #[arg(long, value_name = "FILE")]
+    pub tokens_file: Option<OsString>,
+    /// Certificate chain, PEM (TMWS_TLS_CERT)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<OsString>,
+    /// Its private key, PEM (TMWS_TLS_KEY)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<OsString>,
+}
+
+impl Serve {
+    /// As settings: flag, key, value.
+    pub fn flags(&self) -> impl Iterator<Item = (String, String, OsString)> {
+        let Self { listen, no_auth, tokens_file, tls_cert, tls_key } = self;
+        [
+            ("--listen", "listen", listen.clone()),
+            ("--no-auth", "no_auth", no_auth.then(|| "true".into())),
+            ("--tokens-file", "tokens_file", tokens_file.clone()),
+            ("--tls-cert", "tls_cert", tls_cert.clone()),
+            ("--tls-key", "tls_key", tls_key.clone()),
+        ]
+        .into_iter()
+        .filter_map(|(flag, key, value)| Some((flag.to_owned(), key.to_owned(), value?)))
+    }
+}
+
+/// `tmws token`.
+#[derive(Debug, Args)]
+pub struct Token {
+    /// The file with the tokens' hashes (TMWS_TOKENS_FILE)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tokens_file: Option<OsString>,
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+impl Token {
+    /// As settings: flag, key, value.
+    pub fn flags(&self) -> impl Iterator<Item = (String, String, OsString)> {
+        let file = self.tokens_file.clone();
+        file.into_iter().map(|file| ("--tokens-file".to_owned(), "tokens_file".to_owned(), file))
+    }
+}
+
+/// `tmws token …`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token, print it once, and add its hash to the file; --agent fixes the token's agent
+    #[command(
+        after_help = "Examples:\n  tmws token new --principal ada --project web=write --scope pattern:run --scope memory:read --scope memory:write\n  \
+        tmws token new --principal ci --project '*=read' --agent ci --expires 30d"
+    )]
+    New {
+        /// Whom it stands for
+        #[arg(long, value_name = "NAME")]
+        principal: String,
+        /// A project it opens: id or alias, or `*` for every one, to read or to write; repeatable; `personal` alone where absent
+        #[arg(long, value_name = "ID[=read|write]")]
+        project: Vec<String>,
+        /// pattern:run, memory:read, memory:write or admin; repeatable; the first two where absent
+        #[arg(long, value_name = "SCOPE")]
+        scope: Vec<String>,
+        /// Until when: a date, a time with its zone, or a duration from now such as 30d
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
+    },
+    /// List the tokens: whose they are and what they open
+    List,
+    /// Withdraw the tokens of a principal, or one token; a running server closes their connections
+    Revoke {
+        /// Name of a principal, or the first digits of a hash as `tmws token list` prints it
+        which: String,
+    },
 }
 
 /// `tmws run`.

@@ -10,10 +10,12 @@ mod output;
 mod pattern;
 mod run;
 mod schema;
+mod serve;
 mod settings;
 mod start;
+mod token;
 mod version;
 
 pub use failure::Failure;
 pub use output::Output;
-pub use start::{Stdio, main};
+pub use start::main;

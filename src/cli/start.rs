@@ -7,26 +7,23 @@ use clap::{CommandFactory as _, Parser as _, error::ErrorKind as ClapError};
 use super::{
     Failure, Output,
     arguments::{Arguments, Command},
-    doctor, memory, output, pattern, run, schema, settings, version,
+    doctor, memory, output, pattern, run, schema, serve, settings, token, version,
 };
 use crate::{
     compose::Local,
     config::{self, Config, ConfigError},
     exit::Exit,
-    telemetry,
+    serve as server, telemetry,
 };
-
-/// Serves MCP on stdin and stdout until the end of input.
-pub type Stdio = fn(Config) -> Exit;
 
 /// The store may take so long to close.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
-/// Runs the process's command line; `stdio` is what the default command does.
+/// Runs the process's command line.
 #[must_use]
-pub fn main(stdio: Stdio) -> ExitCode {
+pub fn main() -> ExitCode {
     let exit = match Arguments::try_parse() {
-        Ok(arguments) => dispatch(arguments, stdio),
+        Ok(arguments) => dispatch(arguments),
         Err(error) => explain(&error),
     };
     let exit = exit.unwrap_or_else(|failure| {
@@ -38,19 +35,39 @@ pub fn main(stdio: Stdio) -> ExitCode {
     exit.into()
 }
 
-fn dispatch(arguments: Arguments, stdio: Stdio) -> Result<Exit, Failure> {
+fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     let Arguments { settings, json, version, command } = arguments;
     if version {
         return printing(json, |output| version::run(output).map(|()| Exit::Ok));
     }
     let flags = settings::again(&settings);
-    let loaded = || config::load(&settings::sources(settings)?).map_err(Refused::Config);
+    let agent = settings.agent.clone();
+    let own: Vec<_> = match &command {
+        Some(Command::Serve(arguments)) => arguments.flags().collect(),
+        Some(Command::Token(arguments)) => arguments.flags().collect(),
+        _ => Vec::new(),
+    };
+    let loaded = || {
+        let mut sources = settings::sources(settings)?;
+        sources.flags.extend(own);
+        config::load(&sources).map_err(Refused::Config)
+    };
     match command.unwrap_or(Command::Stdio) {
         // Serving comes first: nothing stands between it and the first frame but the settings.
         Command::Stdio => {
             let config = loaded()?;
             begin_logging(&config.log, &config)?;
-            Ok(stdio(config))
+            Ok(server::stdio(config))
+        }
+        Command::Serve(_) => {
+            let config = loaded()?;
+            begin_logging(if config.is_default("log") { "info" } else { &config.log }, &config)?;
+            serve::run(&config)
+        }
+        Command::Token(arguments) => {
+            let config = loaded()?;
+            begin_logging(if config.is_default("log") { "error" } else { &config.log }, &config)?;
+            printing(json, |output| token::run(arguments.command, agent, &config, output))
         }
         // What needs no settings must work when they are wrong.
         Command::Schema(command) => printing(json, |output| schema::run(&command, output)),

@@ -1,3 +1,14 @@
 //! Bindings: bytes in, bytes out. Each feeds a [`crate::session::Driver`] and writes nothing but sealed frames.
 
+mod health;
+mod host;
+pub mod http;
+mod io;
 pub mod stdio;
+mod tls;
+pub mod websocket;
+
+pub use health::{Checked, Dependency, Health, Report, Standing, StoreCheck};
+pub use host::{Host, KeySource, Seat};
+pub use io::Io;
+pub use tls::{TlsError, tls_acceptor};

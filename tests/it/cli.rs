@@ -3,16 +3,23 @@
 use std::{
     fs,
     io::Write as _,
-    path::PathBuf,
+    ops::Deref,
     process::{Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
+
+use crate::support::scratch::Scratch;
 
 /// A home, a workspace and a store of their own.
-struct Desk {
-    folder: TempDir,
+struct Desk(Scratch);
+
+impl Deref for Desk {
+    type Target = Scratch;
+
+    fn deref(&self) -> &Scratch {
+        &self.0
+    }
 }
 
 struct Told {
@@ -30,25 +37,7 @@ impl Told {
 
 impl Desk {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("workspace")).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tmws"));
-        command
-            .args(arguments)
-            .current_dir(self.path("workspace"))
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", self.path("home"))
-            .stdin(Stdio::null());
-        command
+        Self(Scratch::new())
     }
 
     fn run(&self, arguments: &[&str]) -> Told {
@@ -234,7 +223,7 @@ fn what_is_exported_is_imported_elsewhere_unchanged() {
     assert_eq!((told.code, told.stdout), (0, format!("3 memories in {}\n", file.display())));
     assert_eq!(fs::read_to_string(&file).unwrap(), lines);
     assert_eq!(
-        fs::read_dir(desk.folder.path())
+        fs::read_dir(desk.path(""))
             .unwrap()
             .filter(|entry| { entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".part") })
             .count(),

@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod access;
+mod admission;
 mod cli;
 mod config;
 mod conversations;
 mod docs;
 mod engine;
 mod isolation;
+mod isolation_network;
 mod layers;
+mod network;
 mod pattern_loader;
 mod pattern_routing;
 mod schema;

@@ -22,6 +22,7 @@ use tmws::{
     limits::StoreLimits,
     scope::Scope,
     store::{LazyStore, MemoryFilter, SqliteOptions, SqliteStore, Store, StoreError},
+    transport::{Dependency as _, StoreCheck},
 };
 
 use crate::store_contract::{at, note, scope};
@@ -358,6 +359,45 @@ async fn a_locked_store_is_read_and_says_who_holds_it() {
     run(&mut other, "ROLLBACK").await;
     store.remember(&ann(), note("late"), at(3)).await.unwrap();
     assert_eq!(contents(&second).await.len(), 2);
+}
+
+#[tokio::test]
+async fn whoever_asks_whether_a_server_is_ready_is_told_of_a_store_that_takes_no_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    filled(&path, 1).await;
+    let check = StoreCheck::new(Arc::new(LazyStore::new(options(&path))));
+    assert_eq!(check.check().await, Ok(()));
+    let mut other = raw(&path).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    assert_eq!(check.check().await, Err("it is locked by another process".to_owned()));
+    run(&mut other, "ROLLBACK").await;
+    assert_eq!(check.check().await, Ok(()));
+    other.close().await.unwrap();
+    fs::rename(&path, folder.path().join("elsewhere.db")).unwrap();
+    assert_eq!(check.check().await, Err("it cannot be opened or reached".to_owned()));
+}
+
+#[tokio::test]
+async fn whose_machine_it_is_not_learns_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    let mut told = Vec::new();
+    for what in ["a text that is no database, and longer than the smallest one ".repeat(20), String::new()] {
+        if what.is_empty() {
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+        } else {
+            fs::write(&path, what).unwrap();
+        }
+        let store = LazyStore::discreet(options(&path));
+        told.push(store.remember(&ann(), note("x"), at(1)).await.unwrap_err().to_string());
+        told.push(store.generation(&ann()).await.unwrap_err().to_string());
+    }
+    let folder = folder.path().display().to_string();
+    for error in told {
+        assert!(error.contains(" tmws.db is ") && !error.contains(&folder), "{error}");
+    }
 }
 
 #[tokio::test]

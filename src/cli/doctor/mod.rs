@@ -1,6 +1,7 @@
 //! `tmws doctor`: what a host would find here, each setting with its origin, and what to do about what is wrong.
 
 mod checks;
+mod door;
 mod probe;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -78,6 +79,8 @@ pub(super) async fn run(
         Ok(config) => {
             findings.push(checks::configuration(config));
             findings.extend(checks::parts(config).await);
+            findings.push(door::door(config));
+            findings.extend(door::projects_with_roots(config));
         }
         Err(error) => findings.push(Finding::new("configuration", Verdict::Bad, error.to_string())),
     }

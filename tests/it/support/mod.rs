@@ -6,5 +6,6 @@ pub(crate) mod conversation;
 pub(crate) mod matcher;
 pub(crate) mod player;
 pub(crate) mod promises;
+pub(crate) mod scratch;
 pub(crate) mod service;
 pub(crate) mod texts;

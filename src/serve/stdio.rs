@@ -1,4 +1,4 @@
-//! The composition root of a server: parts, service, connection, transport; and the graceful end.
+//! The composition root of a stdio server: parts, service, connection, transport; and the graceful end.
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::Duration,
 };
 
 use tokio::{
@@ -17,25 +17,25 @@ use tokio::{
 };
 use tracing::{debug, error};
 
+use super::{BLOCKING_KEEP_ALIVE, BLOCKING_THREADS_MAX};
 use crate::{
     compose::{LOCAL_PRINCIPAL, Local},
     config::Config,
     exit::Exit,
     limits::ShutdownLimits,
-    protocol::{BatchAnswers, Connection, Now, Signer},
+    protocol::{BatchAnswers, Connection, Signer},
     schema::Gate,
     scope::Rights,
     session::{Driver, Identity, Mailbox},
     tool::{ConnectionId, Service},
-    transport::stdio::{self, Ended, Stop},
+    transport::{
+        Host,
+        stdio::{self, Ended, Stop},
+    },
 };
 
 /// Threads for calls that are not ready at once. The connection's own thread is not among them.
 const WORKER_THREADS: usize = 2;
-/// Threads for work that blocks: files, git.
-const BLOCKING_THREADS_MAX: usize = 16;
-/// Idle blocking threads go after so long: an idle server should cost next to nothing.
-const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Tasks that are still there at the end get so long, and as long again is left for the process to be taken down: the
 /// loop ends by so much earlier.
 const RUNTIME_END: Duration = Duration::from_millis(50);
@@ -74,7 +74,7 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
     let local = Local::new(config);
     let service: Arc<dyn Service> = local.service();
     forward_events(&runtime, &*service, &mailbox);
-    let key = config.state_key.as_ref().map_or_else(random_key, |key| Ok(*key.expose()))?;
+    let key = config.state_key.as_ref().map_or_else(super::random_key, |key| Ok(*key.expose()))?;
     let connection = Connection::new(
         service.profile(),
         Arc::new(Gate::new()),
@@ -82,7 +82,13 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
         Signer::new(key).for_audience(LOCAL_PRINCIPAL),
         BatchAnswers::Array,
     );
-    let identity = Identity::new(local.project_later(), LOCAL_PRINCIPAL, &config.agent, &random_name()?, Rights::ALL);
+    let identity = Identity::new(
+        local.project_later(),
+        LOCAL_PRINCIPAL,
+        &config.agent,
+        &Host::random_name(),
+        Rights::ALL,
+    );
     let mut driver = Driver::new(
         ConnectionId(0),
         connection,
@@ -108,7 +114,7 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
         1 => Stop::Drain,
         _ => Stop::Cut,
     };
-    let ended = binding.run(&mut driver, now, stop);
+    let ended = binding.run(&mut driver, super::now, stop);
     drop(driver);
     drop(entered);
     runtime.shutdown_timeout(RUNTIME_END);
@@ -149,24 +155,4 @@ fn forward_events(runtime: &Runtime, service: &dyn Service, mailbox: &Arc<Mailbo
             }
         }
     });
-}
-
-#[expect(clippy::disallowed_methods, reason = "the edge where time comes in")]
-fn now() -> Now {
-    let unix_ms =
-        std::time::SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    Now { monotonic: Instant::now(), unix_ms }
-}
-
-fn random_key() -> io::Result<[u8; 32]> {
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(io::Error::other)?;
-    Ok(key)
-}
-
-/// The connection's implicit session: nobody can name it.
-fn random_name() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }

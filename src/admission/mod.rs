@@ -1,0 +1,15 @@
+//! Admission control: which call may run now. Stands in front of the service of a shared server.
+//!
+//! ```text
+//! call ─ rate        too many a second of one principal or connection          busy
+//!   └ audit          no place in the log                                       busy
+//!   └ turnstile      so many at once over all connections; waiting by turns     busy at the deadline
+//!   └ the service    its time, its errors and its end are counted and written down
+//! ```
+
+mod governed;
+mod meter;
+mod rate;
+mod turnstile;
+
+pub use governed::Governed;

@@ -1,0 +1,6 @@
+//! `tmws serve` as a whole: walls between those who share it, and nothing left of those who have gone.
+
+mod askers;
+mod churn;
+mod process;
+mod walls;
