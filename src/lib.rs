@@ -42,6 +42,8 @@ pub mod config;
 
 pub mod compose;
 
+pub mod bridge;
+
 pub mod serve;
 
 pub mod cli;

@@ -77,6 +77,8 @@ pub enum Command {
     Stdio,
     /// Share one server among many clients: WebSocket at /ws, Streamable HTTP at /mcp
     Serve(Serve),
+    /// Join a shared server from a host that speaks stdio only
+    Connect(Connect),
     /// Make, list and withdraw the tokens of a shared server
     Token(Token),
     /// Run a pattern, or let a question choose one
@@ -187,6 +189,25 @@ pub enum TokenCommand {
         /// Name of a principal, or the first digits of a hash as `tmws token list` prints it
         which: String,
     },
+}
+
+/// `tmws connect`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The token comes from the URL (ws://x:TOKEN@host), else TMWS_TOKEN, else, for a server on this\n\
+        machine, the file that its first start wrote. Certificates are trusted as this machine trusts them, or by\n\
+        the file that SSL_CERT_FILE names.\n\n\
+        Examples:\n  tmws connect ws://127.0.0.1:7337\n  tmws connect https://tmws.example.org --project web"
+)]
+pub struct Connect {
+    /// ws://, wss://, http:// or https:// address of a server
+    pub url: String,
+    /// Project to join (id or alias on the server) instead of the workspace's own
+    #[arg(long, value_name = "ID", conflicts_with = "no_project")]
+    pub project: Option<String>,
+    /// Join the server's default project
+    #[arg(long)]
+    pub no_project: bool,
 }
 
 /// `tmws run`.

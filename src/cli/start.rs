@@ -10,6 +10,7 @@ use super::{
     doctor, memory, output, pattern, run, schema, serve, settings, token, version,
 };
 use crate::{
+    bridge,
     compose::Local,
     config::{self, Config, ConfigError},
     exit::Exit,
@@ -22,6 +23,9 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// Runs the process's command line.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(exit) = bridge::resume() {
+        return exit.into();
+    }
     let exit = match Arguments::try_parse() {
         Ok(arguments) => dispatch(arguments),
         Err(error) => explain(&error),
@@ -50,6 +54,8 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     let loaded = || {
         let mut sources = settings::sources(settings)?;
         sources.flags.extend(own);
+        // No setting: it belongs to `connect` alone, and to nothing that is printed.
+        sources.environment.remove(bridge::TOKEN_VARIABLE);
         config::load(&sources).map_err(Refused::Config)
     };
     match command.unwrap_or(Command::Stdio) {
@@ -63,6 +69,18 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
             let config = loaded()?;
             begin_logging(if config.is_default("log") { "info" } else { &config.log }, &config)?;
             serve::run(&config)
+        }
+        Command::Connect(arguments) => {
+            let config = loaded()?;
+            begin_logging(&config.log, &config)?;
+            let project = match (arguments.project, arguments.no_project) {
+                (Some(id), _) => bridge::Project::Named(id),
+                (None, true) => bridge::Project::Default,
+                (None, false) => bridge::Project::OfWorkspace,
+            };
+            let token = std::env::var_os(bridge::TOKEN_VARIABLE).filter(|token| !token.is_empty());
+            bridge::connect(&arguments.url, &project, token, &config)
+                .map_err(|error| Failure::new(Exit::Usage, "read the address", error.to_string()))
         }
         Command::Token(arguments) => {
             let config = loaded()?;

@@ -4,6 +4,7 @@
 
 mod access;
 mod admission;
+mod bridge;
 mod cli;
 mod config;
 mod conversations;

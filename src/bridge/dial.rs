@@ -1,0 +1,80 @@
+//! Connections to the server: TCP, and TLS where the address says so.
+
+use std::{io, net::Ipv4Addr, net::Ipv6Addr, sync::Arc, time::Duration};
+
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use super::target::Target;
+
+/// A connection must stand within so long.
+pub(super) const DIAL_MAX: Duration = Duration::from_secs(10);
+
+/// A connection to the server as bytes.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// Dials one server.
+pub(super) struct Dialer {
+    tls: Option<TlsConnector>,
+}
+
+impl Dialer {
+    /// Reads the machine's root certificates, where TLS is spoken.
+    pub(super) fn new(target: &Target) -> io::Result<Self> {
+        if !target.tls {
+            return Ok(Self { tls: None });
+        }
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "a root certificate could not be read");
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            return Err(io::Error::other(
+                "no root certificate was found on this machine; SSL_CERT_FILE names a file of them",
+            ));
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self { tls: Some(Arc::new(config).into()) })
+    }
+
+    /// Connects.
+    pub(super) async fn dial(&self, target: &Target) -> io::Result<Box<dyn Stream>> {
+        let dialled = async {
+            let tcp = connect(&target.host, target.port).await?;
+            // Without it every call that leaves in two writes waits for the server's acknowledgement.
+            tcp.set_nodelay(true)?;
+            Ok(match &self.tls {
+                None => Box::new(tcp) as Box<dyn Stream>,
+                Some(tls) => {
+                    let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
+                    Box::new(tls.connect(name, tcp).await?)
+                }
+            })
+        };
+        tokio::time::timeout(DIAL_MAX, dialled).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// An address needs no resolver, and neither does `localhost` (RFC 6761, 6.3): resolving costs a thread.
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    if host.eq_ignore_ascii_case("localhost") {
+        return match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+            Ok(stream) => Ok(stream),
+            Err(error) => TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.map_err(|_| error),
+        };
+    }
+    TcpStream::connect((host, port)).await
+}
