@@ -1,4 +1,4 @@
-"""Drives `tmws stdio` through PyPI mcp 1.x: one launch per run, the steps given on stdin as JSON."""
+"""Drives tmws through PyPI mcp 1.x: one connection per run, the steps given on stdin as JSON."""
 
 import asyncio
 import json
@@ -10,11 +10,30 @@ from mcp.client.stdio import stdio_client
 from pydantic import AnyUrl
 
 
+def transport(plan):
+    """What yields the streams of one connection."""
+    over, url = plan["over"], plan.get("url")
+    headers = {"Authorization": f"Bearer {plan['token']}"} if plan.get("token") else None
+    if over == "stdio":
+        server = StdioServerParameters(command=plan["command"], args=plan["args"], env={**os.environ, **plan["env"]})
+        return stdio_client(server)
+    if over == "ws":
+        from mcp.client.websocket import websocket_client
+
+        return websocket_client(url)  # it can set no headers: a token stands in the URL
+    if over == "sse":
+        from mcp.client.sse import sse_client
+
+        return sse_client(url, headers=headers)
+    from mcp.client.streamable_http import streamablehttp_client
+
+    return streamablehttp_client(url, headers=headers)
+
+
 async def main() -> None:
     plan = json.load(sys.stdin)
-    server = StdioServerParameters(command=plan["command"], args=plan["args"], env={**os.environ, **plan["env"]})
     seen = {}
-    async with stdio_client(server) as (read, write), ClientSession(read, write) as session:
+    async with transport(plan) as (read, write, *_), ClientSession(read, write) as session:
         seen["revision"] = str((await session.initialize()).protocolVersion)
         seen["tools"] = [tool.name for tool in (await session.list_tools()).tools]
         seen["calls"] = []

@@ -1,4 +1,4 @@
-"""Drives `tmws stdio` through PyPI mcp 2.x in one of its modes: auto, legacy, or a pinned revision."""
+"""Drives tmws through PyPI mcp 2.x in one of its modes: auto, legacy, or a pinned revision."""
 
 import asyncio
 import json
@@ -6,13 +6,24 @@ import os
 import sys
 
 from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+
+
+def server(plan):
+    """What the client is given to connect to."""
+    if plan["over"] == "stdio":
+        return StdioServerParameters(command=plan["command"], args=plan["args"], env={**os.environ, **plan["env"]})
+    if not plan.get("token"):
+        return plan["url"]
+    headers = {"Authorization": f"Bearer {plan['token']}"}
+    return streamable_http_client(plan["url"], http_client=create_mcp_http_client(headers=headers))
 
 
 async def main() -> None:
     plan = json.load(sys.stdin)
-    server = StdioServerParameters(command=plan["command"], args=plan["args"], env={**os.environ, **plan["env"]})
     seen = {}
-    async with Client(server, mode=plan["mode"]) as client:
+    async with Client(server(plan), mode=plan["mode"]) as client:
         seen["revision"] = str(client.protocol_version)
         seen["tools"] = [tool.name for tool in (await client.list_tools()).tools]
         seen["calls"] = []

@@ -5,6 +5,9 @@ export const plan = JSON.parse(readFileSync(0, "utf8"));
 
 export const server = { command: plan.command, args: plan.args, env: { ...process.env, ...plan.env } };
 
+/** Options of a transport that speaks HTTP. */
+export const options = plan.token ? { requestInit: { headers: { Authorization: `Bearer ${plan.token}` } } } : {};
+
 /** Does what the plan says with a connected client, adds what was seen to `seen`, leaves, and prints it. */
 export async function drive(client, seen) {
   seen.tools = (await client.listTools()).tools.map((tool) => tool.name);
@@ -23,6 +26,8 @@ export async function drive(client, seen) {
   for (const [name, args] of plan.prompts) {
     seen.prompts.push((await client.getPrompt({ name, arguments: args })).messages[0].content.text);
   }
+  // A client that speaks sessions ends its own before it goes.
+  await client.transport?.terminateSession?.();
   await client.close();
   process.stdout.write(JSON.stringify(seen));
 }
