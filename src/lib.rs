@@ -3,6 +3,7 @@
 //! Modules in reading order; each imports only from those above it. Two columns meet only in [`tool`]:
 //! wire → schema → protocol, and pattern → store → engine.
 
+pub mod hex;
 pub mod limits;
 pub mod nearest;
 pub mod revision;

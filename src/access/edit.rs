@@ -14,9 +14,10 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Projects, TokensError,
     book::read_text,
-    entries::{self, TokenEntry, Tokens, hex},
+    entries::{self, TokenEntry, Tokens},
     local,
 };
+use crate::hex::hex;
 
 /// What a new file begins with.
 const HEAD: &str = "\

@@ -22,6 +22,7 @@ use super::{
     grant::{Grants, Level},
 };
 use crate::{
+    hex::hex,
     nearest,
     scope::{AGENT_NAME, Rights, is_agent_name},
 };
@@ -335,16 +336,6 @@ fn parse_hash(text: &DeString<'_>) -> Result<[u8; 32], String> {
             .to_owned());
     }
     unhex(text).ok_or_else(|| "`sha256` must be 64 hexadecimal digits".to_owned())
-}
-
-/// Writes bytes as hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {

@@ -16,7 +16,7 @@ fn projects() -> Projects {
 }
 
 fn hash(token: &str) -> String {
-    entries::hex(&Sha256::digest(token.as_bytes()))
+    crate::hex::hex(&Sha256::digest(token.as_bytes()))
 }
 
 fn entry(token: &str, principal: &str, more: &str) -> String {

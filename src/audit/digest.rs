@@ -8,6 +8,7 @@ use serde_json::Value;
 use sha2::Sha256;
 
 use super::file;
+use crate::hex::hex;
 
 /// Bytes of a session's digest in the log: enough to tell sessions apart.
 const SESSION_BYTES: usize = 8;
@@ -103,14 +104,6 @@ fn feed(value: &Value, mac: &mut Hmac<Sha256>) {
             mac.update(value.to_string().as_bytes());
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -9,15 +9,12 @@ mod permission;
 mod shape;
 mod step;
 
-use std::{
-    fmt::{self, Write as _},
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::nearest::nearest;
+use crate::{hex::hex, nearest::nearest};
 
 use super::{
     Auto, BindSource, CacheScopeRule, CacheSpec, Effect, Expression, Family, Origin, OutputSpec, Pattern,
@@ -185,11 +182,7 @@ fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opt
 /// The hash that names a file's content.
 #[must_use]
 pub fn hash(text: &str) -> String {
-    let mut hash = String::with_capacity(64);
-    for byte in Sha256::digest(text.as_bytes()) {
-        let _ = write!(hash, "{byte:02x}");
-    }
-    hash
+    hex(&Sha256::digest(text.as_bytes()))
 }
 
 /// Reads what has the right shape.

@@ -1,7 +1,6 @@
 //! What all network bindings of one server share, and how each gets its drivers.
 
 use std::{
-    fmt::Write as _,
     net::IpAddr,
     sync::{
         Arc,
@@ -18,6 +17,7 @@ use super::Health;
 use crate::{
     access::{Access, Entrant, Principal, Refused},
     audit::{Audit, Event},
+    hex::hex,
     limits::{ConnectionLimits, NetworkLimits},
     metrics::Metrics,
     protocol::{BatchAnswers, Client, Connection, Now, Signer},
@@ -233,10 +233,6 @@ impl Host {
     pub fn random_name() -> String {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).expect("the system has randomness");
-        let mut name = String::with_capacity(32);
-        for byte in bytes {
-            let _ = write!(name, "{byte:02x}");
-        }
-        name
+        hex(&bytes)
     }
 }

@@ -1,7 +1,5 @@
 //! What a scope may see, as bound values, and memories from rows.
 
-use std::fmt::Write as _;
-
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use sqlx::{
@@ -11,6 +9,7 @@ use sqlx::{
 };
 
 use crate::{
+    hex::hex,
     scope::Scope,
     store::{Memory, Trust, Visibility},
 };
@@ -105,12 +104,7 @@ pub(super) fn audience(project: &str, principal: &str, visibility: Visibility) -
 
 /// A letter and 128 bits of a hash: one word for the index, whatever the name is made of.
 fn tagged(kind: char, name: &str) -> String {
-    let mut text = String::from(kind);
-    for byte in &Sha256::digest(name.as_bytes())[..16] {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    format!("{kind}{}", hex(&Sha256::digest(name.as_bytes())[..16]))
 }
 
 pub(super) const fn visibility_text(visibility: Visibility) -> &'static str {

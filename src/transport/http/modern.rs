@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
-    Response, body,
+    Response, body, events,
     headers::{check_mirrored, check_routing},
     post::{Posted, unsupported},
     server::Site,
@@ -110,9 +110,9 @@ pub(super) async fn post(site: &Arc<Site>, entrant: &Entrant, posted: Posted) ->
                     None => body::empty(status),
                 };
             }
-            _ => events(&frames),
+            _ => encoded(&frames),
         },
-        Step::Silence => Bytes::from_static(COMMENT),
+        Step::Silence => events::KEEP_ALIVE,
     };
     body::events(Box::pin(Stream { begins: Some(begins), exchange }))
 }
@@ -301,19 +301,13 @@ impl Drop for Exchange {
     }
 }
 
-/// Keeps what is in between from taking a quiet stream for a dead one.
-const COMMENT: &[u8] = b": \n\n";
-
-fn events(frames: &[Outgoing]) -> Bytes {
-    const BEFORE: &[u8] = b"event: message\ndata: ";
-    let size = frames.iter().map(|outgoing| BEFORE.len() + outgoing.as_bytes().len() + 2).sum();
-    let mut text = Vec::with_capacity(size);
-    for outgoing in frames {
-        text.extend_from_slice(BEFORE);
-        text.extend_from_slice(outgoing.as_bytes());
-        text.extend_from_slice(b"\n\n");
+fn encoded(frames: &[Outgoing]) -> Bytes {
+    match frames {
+        [one] => events::message(None, one),
+        several => {
+            several.iter().flat_map(|outgoing| events::message(None, outgoing)).collect::<Vec<u8>>().into()
+        }
     }
-    text.into()
 }
 
 /// The body of an answer that is a stream.
@@ -338,8 +332,8 @@ impl http_body::Body for Stream {
             return Poll::Ready(None);
         }
         let bytes = match ready!(this.exchange.poll(context)) {
-            Step::Frames(frames) => events(&frames),
-            Step::Silence => Bytes::from_static(COMMENT),
+            Step::Frames(frames) => encoded(&frames),
+            Step::Silence => events::KEEP_ALIVE,
         };
         Poll::Ready(Some(Ok(BodyFrame::data(bytes))))
     }

@@ -14,6 +14,7 @@ use crate::engine::{
     ErrorKind,
     steps::{StepContext, StepError, StepOutput, fs},
 };
+use crate::hex::hex;
 
 /// Most output of git, in bytes.
 const STDOUT_BYTES_MAX: usize = 32 << 20;
@@ -144,11 +145,7 @@ fn dirty_hash(root: &Path, stdout: &[u8], files: &[File]) -> String {
         }
         hash.update([1]);
     }
-    hash.finalize()[..8].iter().fold(String::new(), |mut text, byte| {
-        use std::fmt::Write;
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex(&hash.finalize()[..8])
 }
 
 fn parse(stdout: &[u8]) -> Status {

@@ -8,11 +8,10 @@
 //! invented one. The nonce makes ids unguessable and unique, and names the implicit session of its calls: the same on
 //! every instance.
 
-use std::fmt::Write as _;
-
 use serde_json::{Map, Value, json};
 
 use crate::{
+    hex::hex,
     protocol::{Client, Signer},
     revision::Revision,
 };
@@ -102,11 +101,7 @@ impl SessionId {
 
 /// The name of the implicit session of a session's calls.
 pub(super) fn implicit_session(nonce: &Nonce) -> String {
-    let mut name = String::with_capacity(2 * NONCE_BYTES);
-    for byte in nonce {
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
+    hex(nonce)
 }
 
 fn compact(capabilities: &Map<String, Value>) -> u8 {
