@@ -366,9 +366,17 @@ fn pid_of_git(pid_file: &Path) -> String {
     }
 }
 
+/// It was killed, or it would be there for ten minutes; the system takes a moment to be done with it.
 fn assert_gone(pid: &str) {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if stat.is_empty() || stat.contains(") Z ") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{stat}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
 }
 
 #[test]
