@@ -79,6 +79,7 @@ impl Given {
             wants_progress: false,
             log_level: None,
             answers: None,
+            task: None,
         };
         let context = Context {
             connection: ConnectionId(1),

@@ -147,6 +147,7 @@ async fn listen(service: Arc<dyn Service>, address: &str) -> io::Result<()> {
         hosts: Vec::new(),
         origins: Vec::new(),
         serves_sse: true,
+        serves_dialect: true,
     };
     http::serve(host, listener).await
 }

@@ -17,6 +17,7 @@ use crate::{
         Allowed, Caller, Clock, Engine, EngineSettings, LibraryHandle, RootSources, Workspace, Workspaces,
         project_of, resolve_root,
     },
+    limits::TaskLimits,
     scope::{ProjectId, Scope},
     store::{LazyStore, SharedStore, SqliteOptions},
     tool::{FindRoot, Folders, Parts, PatternSource, Payload, Shelf, TmwsService},
@@ -76,7 +77,7 @@ impl Serving {
             SharedStore::clone(&store),
             workspaces,
             Arc::clone(&clock),
-            EngineSettings::default(),
+            EngineSettings { call_deadline: config.connection.call_deadline, ..EngineSettings::default() },
         ));
         Self { engine, shelf, store, clock }
     }
@@ -101,6 +102,7 @@ pub struct Local {
     place: Arc<LazyPlace>,
     agent: String,
     payload: Payload,
+    tasks: TaskLimits,
 }
 
 impl Local {
@@ -134,6 +136,7 @@ impl Local {
             place,
             agent: config.agent.clone(),
             payload: config.payload,
+            tasks: task_limits(config),
         }
     }
 
@@ -146,6 +149,7 @@ impl Local {
             store: SharedStore::clone(&self.store),
             clock: Arc::clone(&self.clock),
             payload: self.payload,
+            tasks: self.tasks,
         })
     }
 
@@ -226,6 +230,7 @@ impl Shared {
             store: SharedStore::clone(&store),
             clock,
             payload: config.payload,
+            tasks: task_limits(config),
         });
         Self { engine, shelf, store, service, place }
     }
@@ -235,6 +240,11 @@ impl Shared {
     pub fn own_project(&self) -> &ProjectId {
         &self.place.project
     }
+}
+
+/// The limits of tasks; how long one may run is the same for whoever waits for it.
+const fn task_limits(config: &Config) -> TaskLimits {
+    TaskLimits { deadline: config.connection.task_deadline, ..config.tasks }
 }
 
 /// A root of the configuration; canonical once it was there.

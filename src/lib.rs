@@ -45,6 +45,8 @@ pub mod compose;
 
 pub mod bridge;
 
+pub mod transcript;
+
 pub mod serve;
 
 pub mod cli;

@@ -21,6 +21,8 @@ pub struct ConnectionLimits {
     pub page_items: usize,
     /// Longest that a call may take.
     pub call_deadline: Duration,
+    /// Longest that a task may take, and that one `tasks/result` waits for it.
+    pub task_deadline: Duration,
     /// Longest that a request of ours waits for the client's answer.
     pub ask_deadline: Duration,
     /// How long a `requestState` may be used.
@@ -37,6 +39,7 @@ impl Default for ConnectionLimits {
             subscriptions_max: 64,
             page_items: 100,
             call_deadline: Duration::from_secs(30),
+            task_deadline: Duration::from_mins(30),
             ask_deadline: Duration::from_mins(5),
             request_state_ttl: Duration::from_mins(10),
         }
@@ -78,6 +81,42 @@ impl Default for StoreLimits {
             session_idle: Duration::from_hours(24),
             handle_ttl: Duration::from_hours(1),
             busy_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Limits of tasks: calls that outlive their answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskLimits {
+    /// Tasks of one principal that run at once.
+    pub running_per_principal_max: usize,
+    /// Tasks that run at once, in the whole process.
+    pub running_max: usize,
+    /// Tasks of one principal kept in one project; the oldest that has ended makes room.
+    pub kept_max: usize,
+    /// Longest that a task may run.
+    pub deadline: Duration,
+    /// How long a task is kept from its making; a client may wish for less.
+    pub ttl: Duration,
+    /// A call that takes longer than this becomes a task, where the client leaves that to the server.
+    pub after: Duration,
+    /// How often a client is advised to look after a task.
+    pub poll_interval: Duration,
+    /// A running task that the process has not looked after for so long counts as ended with its process.
+    pub lease: Duration,
+}
+
+impl Default for TaskLimits {
+    fn default() -> Self {
+        Self {
+            running_per_principal_max: 16,
+            running_max: 64,
+            kept_max: 256,
+            deadline: Duration::from_mins(30),
+            ttl: Duration::from_hours(1),
+            after: Duration::from_secs(2),
+            poll_interval: Duration::from_secs(1),
+            lease: Duration::from_secs(15),
         }
     }
 }

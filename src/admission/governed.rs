@@ -162,6 +162,11 @@ impl Service for Governed {
         });
         let notices = Arc::clone(&context.notices);
         let record = Record { governed: self, method, revision, begun, notices, line };
+        if method == Method::TasksResult {
+            // It works on nothing: it waits, and may for as long as a task runs. The core bounds how many do.
+            let inner = Arc::clone(&record.governed.inner).call(call, context);
+            return Box::pin(Running { inner, record, permit: None });
+        }
         if let Some(permit) = record.governed.turnstile.try_enter() {
             let inner = Arc::clone(&record.governed.inner).call(call, context);
             return Box::pin(Running { inner, record, permit: Some(permit) });
@@ -216,7 +221,16 @@ fn overcrowded() -> Busy {
 
 /// Whether a call reads or changes something, so that it is written down.
 const fn is_audited(method: Method) -> bool {
-    matches!(method, Method::ToolsCall | Method::ResourcesRead | Method::PromptsGet)
+    matches!(
+        method,
+        Method::ToolsCall
+            | Method::ResourcesRead
+            | Method::PromptsGet
+            | Method::TasksGet
+            | Method::TasksResult
+            | Method::TasksUpdate
+            | Method::TasksCancel
+    )
 }
 
 /// Why a call does not run now.
@@ -266,13 +280,17 @@ impl Record {
     /// The service has answered.
     fn end(&mut self, reply: &Reply) {
         let elapsed = self.begun.elapsed();
-        let pattern = self.notices.chosen_pattern();
+        // The pattern of a call that became a task has not come to its end.
+        let pattern = self.notices.chosen_pattern().filter(|_| !matches!(reply, Reply::Task(_)));
         let failure = self.governed.meter.ended(self.method, self.revision, reply, pattern, elapsed);
         if let Some(mut line) = self.line.take() {
             line.fill(match (failure, reply) {
                 (Some(Failure { code, .. }), _) => Outcome::Failed(code),
                 (None, Reply::InputRequired { .. }) => Outcome::Asked,
-                (None, Reply::List(_) | Reply::Result(_) | Reply::Error(_)) => Outcome::Ok,
+                (
+                    None,
+                    Reply::List(_) | Reply::Result(_) | Reply::Task(_) | Reply::Tasks(_) | Reply::Error(_),
+                ) => Outcome::Ok,
             });
         }
     }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The methods that reach a service.
-const SERVED: [Method; 8] = [
+const SERVED: [Method; 13] = [
     Method::ToolsList,
     Method::ToolsCall,
     Method::PromptsList,
@@ -23,6 +23,11 @@ const SERVED: [Method; 8] = [
     Method::ResourcesTemplatesList,
     Method::ResourcesRead,
     Method::CompletionComplete,
+    Method::TasksGet,
+    Method::TasksResult,
+    Method::TasksList,
+    Method::TasksUpdate,
+    Method::TasksCancel,
 ];
 /// Longest text of a failed tool that is looked at for its code; ours are short.
 const FAILURE_BYTES_MAX: usize = 16 << 10;
@@ -89,16 +94,21 @@ pub(super) fn failure_of(revision: Revision, reply: &Reply) -> Option<Failure> {
         Reply::Result(result) if result.get("isError") == Some(&Value::Bool(true)) => {
             Some(Failure { layer: Layer::Tool, code: tool_code(result) })
         }
-        Reply::Result(_) | Reply::List(_) | Reply::InputRequired { .. } => None,
+        Reply::Result(_)
+        | Reply::List(_)
+        | Reply::InputRequired { .. }
+        | Reply::Task(_)
+        | Reply::Tasks(_) => None,
         Reply::Error(error) => match (error, revision.era()) {
             (CallError::InvalidParams(_), _)
             | (CallError::ResourceNotFound { .. }, Era::Modern)
             | (CallError::MissingCapability(_), Era::Legacy) => protocol("-32602"),
             (CallError::ResourceNotFound { .. }, Era::Legacy) => protocol("-32002"),
-            (CallError::MissingCapability(_), Era::Modern) => protocol("-32021"),
+            (CallError::MissingCapability(_) | CallError::TaskSupport(_), Era::Modern) => protocol("-32021"),
             (CallError::Busy { .. }, _) => protocol("429"),
+            (CallError::TaskSupport(_), Era::Legacy) => protocol("-32601"),
             (CallError::HeaderMismatch(_), _) => protocol("-32020"),
-            (CallError::Internal, _) => protocol("-32603"),
+            (CallError::Lost(_) | CallError::Internal, _) => protocol("-32603"),
         },
     }
 }

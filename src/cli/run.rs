@@ -57,7 +57,8 @@ pub(super) async fn run(
     };
     let deadline = Instant::now() + longest(pattern.as_deref(), local);
     let cancel = CancellationToken::new();
-    let around = Surroundings { observer: &Unobserved, cancel: cancel.clone(), deadline };
+    let around =
+        Surroundings { observer: &Unobserved, cancel: cancel.clone(), deadline, task_deadline: None };
     let scope = local.scope();
     let running = local.engine.execute(&scope, request, around);
     match ending_with_signals(running, &cancel)

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Failure, Output, arguments, version};
-use crate::{exit::Exit, pattern::loader::PATTERN_SCHEMA};
+use crate::{exit::Exit, pattern::loader::PATTERN_SCHEMA, transcript::TRANSCRIPT_SCHEMA};
 
 /// One schema in this binary.
 pub(super) struct Document {
@@ -17,7 +17,9 @@ pub(super) struct Document {
 pub(super) fn documents() -> Vec<Document> {
     let mut documents = vec![
         Document { name: "config/v1".to_owned(), text: version::CONFIG_SCHEMA.to_owned() },
+        Document { name: "dialect/v1".to_owned(), text: crate::schema::dialect::DIALECT_SCHEMA.to_owned() },
         Document { name: "pattern/v1".to_owned(), text: PATTERN_SCHEMA.to_owned() },
+        Document { name: "transcript/v1".to_owned(), text: TRANSCRIPT_SCHEMA.to_owned() },
     ];
     documents.extend(crate::tool::SCHEMAS.iter().map(|(tool, version, direction, text)| Document {
         name: format!("tool/{tool}/{version}.{direction}"),

@@ -15,7 +15,7 @@ use super::{
     table::SETTINGS,
 };
 use crate::{
-    limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits},
+    limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits, TaskLimits},
     nearest,
     tool::Payload,
 };
@@ -141,9 +141,11 @@ fn defaults(sources: &Sources) -> Config {
         tls_cert: None,
         tls_key: None,
         legacy_sse: LegacySse::Auto,
+        old_dialect: false,
         audit_file: data_folder.as_ref().map(|folder| folder.join("audit.jsonl")),
         projects: Vec::new(),
         store: StoreLimits::default(),
+        tasks: TaskLimits::default(),
         shutdown: ShutdownLimits::default(),
         user_folder,
         data_folder,

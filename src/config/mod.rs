@@ -22,7 +22,7 @@ pub use units::{parse_bytes, parse_duration, show_bytes, show_duration};
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use crate::{
-    limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits},
+    limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits, TaskLimits},
     tool::Payload,
 };
 
@@ -65,12 +65,16 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
     /// Whether `serve` has the HTTP+SSE transport of 2024-11-05.
     pub legacy_sse: LegacySse,
+    /// Whether `serve` speaks the dialect that TMWS had before it spoke MCP.
+    pub old_dialect: bool,
     /// Where `serve` writes who did what; nowhere where absent.
     pub audit_file: Option<PathBuf>,
     /// Projects that clients of `serve` reach by id or alias, from the user's own file.
     pub projects: Vec<ProjectSetting>,
     /// Limits of the store.
     pub store: StoreLimits,
+    /// Limits of tasks.
+    pub tasks: TaskLimits,
     /// How the process ends.
     pub shutdown: ShutdownLimits,
     /// Folder of the user's configuration, where there is one.

@@ -71,9 +71,9 @@ pub trait Observer: Send + Sync {
     /// `done` of `total` steps have ended; `step` is the one that just did.
     fn progress(&self, done: usize, total: usize, step: &str);
 
-    /// A pattern of this type runs now.
-    fn chosen(&self, kind: PatternKind) {
-        let _ = kind;
+    /// A pattern of this type runs now. `outlives_call`: it declares that it may take longer than a call.
+    fn chosen(&self, kind: PatternKind, outlives_call: bool) {
+        let _ = (kind, outlives_call);
     }
 }
 

@@ -57,6 +57,8 @@ pub(super) struct Given<'a> {
     pub(super) now: Timestamp,
     /// The caller's, or the pattern's own, whichever is earlier.
     pub(super) deadline: Instant,
+    /// Whether that is the caller's.
+    pub(super) is_cut: bool,
     pub(super) cancel: CancellationToken,
     pub(super) observer: &'a dyn Observer,
 }
@@ -321,6 +323,10 @@ impl<'a> Run<'a> {
                         format!("{} did not end within its {timeout:?}", step.uses.uses),
                     ));
                 }
+                Err(_) if self.given.is_cut => return Err(StepError::new(
+                    ErrorKind::Deadline,
+                    format!("the call's time was over before {} ended; ask for less", step.uses.uses),
+                )),
                 Err(_) => return Err(StepError::new(
                     ErrorKind::Deadline,
                     format!(

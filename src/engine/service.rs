@@ -25,10 +25,11 @@ use super::{
     plan::Plan,
     results::{self, ResultQuery},
     run::{self, Given},
-    steps::{StepError, data_clip},
+    steps::{ENDS_EARLY, StepError, data_clip},
     tokens,
 };
 use crate::{
+    limits::ConnectionLimits,
     pattern::{BindSource, Effect, Family, Mode, Pattern, StepSpec},
     scope::{Rights, Scope},
     store::{SharedStore, StoreError, StoredResult},
@@ -54,11 +55,13 @@ pub trait Workspaces: Send + Sync {
 pub struct EngineSettings {
     /// Budget of one page of a kept result, in o200k_base tokens.
     pub result_budget_tokens: usize,
+    /// Longest that a call may take: a pattern whose `limits.timeout` is longer declares that it may outlive one.
+    pub call_deadline: Duration,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self { result_budget_tokens: 2_000 }
+        Self { result_budget_tokens: 2_000, call_deadline: ConnectionLimits::default().call_deadline }
     }
 }
 
@@ -102,6 +105,8 @@ pub struct Surroundings<'a> {
     pub cancel: CancellationToken,
     /// When the caller must have its answer.
     pub deadline: StdInstant,
+    /// Until when a pattern that declares that it may outlive a call may run instead: the caller can wait for it.
+    pub task_deadline: Option<StdInstant>,
 }
 
 /// An observer that looks away.
@@ -179,7 +184,10 @@ impl Engine {
             }
             super::resolve::Resolved::Chosen(chosen) => {
                 allowed.check(&chosen.pattern)?;
-                around.observer.chosen(chosen.pattern.kind);
+                let outlives_call = self.outlives_call(&chosen.pattern);
+                around.observer.chosen(chosen.pattern.kind, outlives_call);
+                let deadline = around.task_deadline.filter(|_| outlives_call).unwrap_or(around.deadline);
+                let around = Surroundings { deadline, ..around };
                 self.run_chosen(scope, request, chosen, allowed.workspace(), around).await
             }
         };
@@ -189,6 +197,12 @@ impl Engine {
                 execution
             })
             .map_err(hinted)
+    }
+
+    /// Whether `pattern` declares that it may outlive a call.
+    #[must_use]
+    pub fn outlives_call(&self, pattern: &Pattern) -> bool {
+        pattern.limits.timeout > self.settings.call_deadline
     }
 
     /// A part of a result that was kept behind a handle, within a budget of its own.
@@ -294,7 +308,9 @@ impl Engine {
     async fn produce(&self, call: &Call<'_>, around: &Surroundings<'_>) -> Result<Execution, EngineError> {
         let pattern: &Pattern = &call.chosen.pattern;
         let now = self.clock.now();
-        let deadline = Instant::from_std(around.deadline).min(Instant::now() + pattern.limits.timeout);
+        let own_deadline = Instant::now() + pattern.limits.timeout;
+        let is_cut = Instant::from_std(around.deadline) < own_deadline;
+        let deadline = Instant::from_std(around.deadline).min(own_deadline);
         let (scope, scratch) = self.within_session(call, now, deadline).await?;
         let bound = Bound::of(pattern, call.workspace, &scope, now)?;
         let root = Map::from_iter([
@@ -314,10 +330,23 @@ impl Engine {
             session: call.request.session.clone(),
             now,
             deadline,
+            is_cut,
             cancel: around.cancel.clone(),
             observer: around.observer,
         })
-        .await?;
+        .await
+        .map_err(|error| {
+            let for_task = is_cut
+                && error.kind == ErrorKind::Deadline
+                && call.request.caller == Caller::Model
+                && self.outlives_call(pattern)
+                && Instant::now() + ENDS_EARLY >= deadline;
+            if !for_task {
+                return error;
+            }
+            let longest = pattern.limits.timeout;
+            advised(error, &format!("a client that runs it as a task can wait for it, up to {longest:?}"))
+        })?;
 
         let budget_tokens = budget_of(pattern, call.request.mode);
         let etag = etag(&pattern.hash, budget_tokens, &ran.output);

@@ -126,6 +126,7 @@ async fn run_test(
                 observer: &Unobserved,
                 cancel: CancellationToken::new(),
                 deadline: StdInstant::now() + TEST_MAX,
+                task_deadline: None,
             },
         )
         .await;

@@ -31,6 +31,8 @@ pub enum Transport {
     Http,
     /// HTTP+SSE of 2024-11-05.
     Sse,
+    /// WebSocket with the old dialect.
+    Dialect,
 }
 
 impl Transport {
@@ -42,6 +44,7 @@ impl Transport {
             Self::WebSocket => "websocket",
             Self::Http => "http",
             Self::Sse => "sse",
+            Self::Dialect => "dialect",
         }
     }
 }

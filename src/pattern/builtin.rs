@@ -10,6 +10,7 @@ macro_rules! builtins {
 builtins! {
     "code.find.yaml"
     "memory.forget.yaml"
+    "memory.lookup.yaml"
     "memory.recall.yaml"
     "memory.remember.yaml"
     "memory.timeline.yaml"

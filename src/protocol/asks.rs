@@ -7,9 +7,10 @@ use super::{
     connection::BACKSTOP,
     fit,
     inflight::{InFlight, OpenAsk, Stage},
-    replies::{Outcome, failure, missing_capability},
+    replies::{Outcome, missing_capability},
     rules::{self, Situation},
     signer::{REQUEST_STATE_BYTES_MAX, State},
+    tasks,
 };
 use crate::{
     revision::{Era, Revision},
@@ -80,6 +81,16 @@ fn fit_to_capabilities(declared: &Map<String, Value>, ask: &mut Ask) {
     }
 }
 
+/// Asks as they stand in `inputRequests`.
+pub(super) struct Shown {
+    /// The requests, by key.
+    pub(super) requests: Map<String, Value>,
+    /// Their methods, by key.
+    pub(super) asked: Map<String, Value>,
+    /// What the client would have to declare for those that were left out.
+    pub(super) required: Map<String, Value>,
+}
+
 impl Connection {
     /// The service needs something of the client before it can go on.
     pub(super) fn input_required(
@@ -112,27 +123,11 @@ impl Connection {
     ) {
         let (revision, method) = (call.revision(), call.method());
         let wants = !requests.is_empty();
-        let (mut shown, mut asked, mut required) = (Map::new(), Map::new(), Map::new());
-        for (key, mut ask) in requests {
-            if let Some(lacking) = lacking(revision, &call.client.capabilities, &ask) {
-                merge(&mut required, lacking);
-                continue;
-            }
-            fit_to_capabilities(&call.client.capabilities, &mut ask);
-            let fitted = fit::ask(revision, ask.method, &mut ask.params);
-            let checked = self.gate.check_input_request(revision, ask.method, &ask.params);
-            if let (Err(_), _) | (_, Err(_)) = (&fitted, &checked) {
-                let violation = checked.err().map_or_else(String::new, |violation| violation.to_string());
-                self.bug("ask withheld, it does not fit its schema", vec![("violation", violation)]);
-                return self.answer_internal(Some(revision), call.id(), call.slot);
-            }
-            asked.insert(key.clone(), json!(ask.method.as_str()));
-            let mut request = json!({"method": ask.method.as_str()});
-            if !ask.params.is_empty() {
-                request["params"] = Value::Object(ask.params);
-            }
-            shown.insert(key, request);
-        }
+        let Some(Shown { requests: shown, asked, required }) =
+            self.show_asks(revision, &call.client.capabilities, requests)
+        else {
+            return self.answer_internal(Some(revision), call.id(), call.slot);
+        };
         if wants && shown.is_empty() {
             let outcome = missing_capability(call, required);
             return self.finish(call, outcome);
@@ -153,6 +148,38 @@ impl Connection {
         self.answer_result(revision, method, call.id(), call.slot, result);
     }
 
+    /// Modern era: asks fitted to what the client declared; those that it cannot answer are left out. `None` where one is
+    /// wrong, which is our bug and logged.
+    pub(super) fn show_asks(
+        &mut self,
+        revision: Revision,
+        declared: &Map<String, Value>,
+        requests: Vec<(String, Ask)>,
+    ) -> Option<Shown> {
+        let (mut shown, mut asked, mut required) = (Map::new(), Map::new(), Map::new());
+        for (key, mut ask) in requests {
+            if let Some(lacking) = lacking(revision, declared, &ask) {
+                merge(&mut required, lacking);
+                continue;
+            }
+            fit_to_capabilities(declared, &mut ask);
+            let fitted = fit::ask(revision, ask.method, &mut ask.params);
+            let checked = self.gate.check_input_request(revision, ask.method, &ask.params);
+            if let (Err(_), _) | (_, Err(_)) = (&fitted, &checked) {
+                let violation = checked.err().map_or_else(String::new, |violation| violation.to_string());
+                self.bug("ask withheld, it does not fit its schema", vec![("violation", violation)]);
+                return None;
+            }
+            asked.insert(key.clone(), json!(ask.method.as_str()));
+            let mut request = json!({"method": ask.method.as_str()});
+            if !ask.params.is_empty() {
+                request["params"] = Value::Object(ask.params);
+            }
+            shown.insert(key, request);
+        }
+        Some(Shown { requests: shown, asked, required })
+    }
+
     /// Legacy era: the asks are requests of ours, the same call is dispatched again with the answers.
     fn ask_client(
         &mut self,
@@ -164,7 +191,8 @@ impl Connection {
         call.rounds += 1;
         if call.rounds > ROUNDS_MAX {
             let reason = format!("asked the client more than {ROUNDS_MAX} times and was stopped");
-            return self.finish(&call, failure(call.method(), reason));
+            let outcome = call.failure(reason);
+            return self.finish(&call, outcome);
         }
         if requests.is_empty() {
             return self.dispatch_again(now, call, Map::new(), state);
@@ -175,7 +203,8 @@ impl Connection {
             } else {
                 "too many requests wait for the client already: answer those first, then call again"
             };
-            return self.finish(&call, failure(call.method(), reason.to_owned()));
+            let outcome = call.failure(reason.to_owned());
+            return self.finish(&call, outcome);
         }
         let mut asks = Vec::with_capacity(requests.len());
         for (key, ask) in requests {
@@ -209,7 +238,7 @@ impl Connection {
         }
         if let Err(reason) = fit::ask(revision, ask.method, &mut ask.params) {
             let reason = format!("the client cannot be asked this: {reason}");
-            return Err(match failure(call.method(), reason) {
+            return Err(match call.failure(reason) {
                 Outcome::Error(error) => Outcome::Error(RpcError {
                     code: rules::code(Situation::MissingCapability, Some(revision)),
                     ..error
@@ -227,6 +256,9 @@ impl Connection {
             let id = self.signer.elicitation_id(now.unix_ms, self.next_ask);
             ask.params.entry("elicitationId").or_insert_with(|| json!(id));
         }
+        if let Some(task) = tasks::related(call) {
+            tasks::relate(&mut ask.params, task);
+        }
         let id = RequestId::from_integer(self.next_ask);
         match self.gate.seal_request(revision, ask.method, &id, ask.params) {
             Ok(frame) if frame.as_bytes().len() <= self.limits.frame_out_bytes_max => {
@@ -237,7 +269,7 @@ impl Connection {
                 let reason = format!(
                     "would ask the client with {size_bytes} bytes, more than the {limit} that one message may have"
                 );
-                Err(failure(call.method(), reason))
+                Err(call.failure(reason))
             }
             Err(violation) => {
                 self.bug(
@@ -293,7 +325,7 @@ impl Connection {
         self.resume(now);
     }
 
-    fn dispatch_again(
+    pub(super) fn dispatch_again(
         &mut self,
         now: Now,
         mut call: InFlight,
@@ -302,7 +334,7 @@ impl Connection {
     ) {
         call.stage = Stage::Running;
         call.is_retry = true;
-        call.deadline = now.monotonic + self.limits.call_deadline + BACKSTOP;
+        call.deadline = now.monotonic + self.deadline_of(call.method()) + BACKSTOP;
         self.dispatch(call, Some(Answers { responses, state }));
     }
 
@@ -321,7 +353,8 @@ impl Connection {
         if let Stage::Asking { open, .. } = &call.stage {
             self.withdraw(&call, open, reason);
         }
-        self.finish(&call, failure(call.method(), reason.to_owned()));
+        let outcome = call.failure(reason.to_owned());
+        self.finish(&call, outcome);
     }
 
     /// Tells the client that asks need no answer any more; those not sent yet are never sent.
@@ -335,6 +368,9 @@ impl Connection {
             let mut params = Map::new();
             params.insert("requestId".to_owned(), ask.id.to_value());
             params.insert("reason".to_owned(), json!(reason));
+            if let Some(task) = tasks::related(call) {
+                tasks::relate(&mut params, task);
+            }
             if let Some(frame) =
                 self.seal_notification(call.revision(), Method::NotificationsCancelled, params)
             {

@@ -4,7 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
-use crate::{revision::Revision, schema::Admitted, wire::Method};
+use super::{Task, TaskOffer};
+use crate::{
+    revision::{Era, Revision},
+    schema::Admitted,
+    wire::Method,
+};
 
 /// Names one dispatched call within its connection. Never reused, never on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,7 +86,8 @@ pub struct Answers {
 }
 
 /// One request to serve: `tools/list`, `tools/call`, `prompts/list`, `prompts/get`, `resources/list`,
-/// `resources/templates/list`, `resources/read` or `completion/complete`. All others the core answers itself.
+/// `resources/templates/list`, `resources/read`, `completion/complete` or one of `tasks/*`. All others the core answers
+/// itself.
 #[derive(Debug)]
 pub struct Call {
     /// Names the call towards the core.
@@ -94,8 +100,11 @@ pub struct Call {
     pub wants_progress: bool,
     /// Least severe log level wanted, if any.
     pub log_level: Option<LogLevel>,
-    /// What the client answered, on a second or later round.
+    /// What the client answered, on a second or later round; for `tasks/update` its `inputResponses`, each validated as
+    /// what it looks like.
     pub answers: Option<Answers>,
+    /// Whether it may, or must, become a task (`tools/call` only).
+    pub task: Option<TaskOffer>,
 }
 
 impl Call {
@@ -151,6 +160,11 @@ pub enum Reply {
         /// Handed back verified on the next round. The core protects it; its content is visible to the client.
         state: Option<Value>,
     },
+    /// `tools/call` became a task (only where [`Call::task`] allows it), readable from now on; or the answer of
+    /// `tasks/get` and `tasks/cancel`.
+    Task(Box<Task>),
+    /// The answer of `tasks/list`: all of the caller's, newest first. The core pages it.
+    Tasks(Vec<Task>),
     /// The request itself was wrong, or we failed.
     Error(CallError),
 }
@@ -168,6 +182,9 @@ pub enum CallError {
     /// The client lacks this capability (an object as in `clientCapabilities`): -32021 in the modern era; in the
     /// legacy one a tool fails with `isError`, anything else with -32602.
     MissingCapability(Map<String, Value>),
+    /// `tools/call` as a task of a tool that never is one, or otherwise of a tool that is nothing else: -32601, in
+    /// 2026-07-28 -32021 with the extension's name.
+    TaskSupport(String),
     /// A header that repeats an argument disagrees with it: -32020 in the modern era, the only one with such headers.
     HeaderMismatch(String),
     /// Too much at once: 429 (outside JSON-RPC's reserved range) with `data.retryAfterMs`.
@@ -177,6 +194,8 @@ pub enum CallError {
         /// What is too much, and what to do.
         message: String,
     },
+    /// What was to be answered is lost, by no fault of the client's: -32603 with this text.
+    Lost(String),
     /// Our bug or a lost backend; the log has the details: -32603 with a fixed text.
     Internal,
 }
@@ -206,7 +225,7 @@ pub enum Notice {
 }
 
 /// A change that clients may have subscribed to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ServerEvent {
     /// The list of tools changed.
     ToolsChanged,
@@ -218,5 +237,12 @@ pub enum ServerEvent {
     ResourceUpdated {
         /// Its URI.
         uri: String,
+    },
+    /// A task changed.
+    TaskChanged {
+        /// The design that it was made under.
+        era: Era,
+        /// The whole of it.
+        task: Arc<Task>,
     },
 }

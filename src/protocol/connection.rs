@@ -13,6 +13,7 @@ use super::{
     inflight::{InFlight, InFlightTable},
     rules::{self, Situation},
     subscriptions::Listen,
+    tasks::OwnTasks,
 };
 use crate::{
     limits::ConnectionLimits,
@@ -26,7 +27,8 @@ pub(super) const BACKSTOP: Duration = Duration::from_secs(1);
 /// Logs that a legacy client gets before it sets a level, where it is told anything unasked: there the server chooses.
 const LOG_LEVEL_DEFAULT: LogLevel = LogLevel::Info;
 /// What is said of calls that the end of the server cuts off.
-pub(super) const STOPPING: &str = "the server is shutting down: call again after a reconnect";
+pub(super) const STOPPING: &str =
+    "was not finished, as the server is shutting down: call again after a reconnect";
 /// Places for outputs that an idle connection keeps; a burst's are given back.
 const OUTPUTS_KEPT: usize = 8;
 /// Most messages kept back until the client says that it is initialized.
@@ -182,6 +184,8 @@ pub struct Connection {
     pub(super) batches: Batches,
     pub(super) listens: Vec<Listen>,
     pub(super) next_listen: u64,
+    /// Boxed: most connections make no task.
+    pub(super) tasks: Option<Box<OwnTasks>>,
     pub(super) next_ask: i64,
     /// Messages read but not looked at: there was no room for another call.
     pub(super) backlog: VecDeque<(Envelope, Option<Slot>)>,
@@ -216,6 +220,7 @@ impl Connection {
             batches: Batches::default(),
             listens: Vec::new(),
             next_listen: 0,
+            tasks: None,
             next_ask: 0,
             backlog: VecDeque::new(),
             held: VecDeque::new(),
@@ -340,6 +345,22 @@ impl Connection {
     #[must_use]
     pub fn inflight(&self) -> usize {
         self.inflight.len()
+    }
+
+    /// Of these the `tasks/result` that wait for the end of a task: they take none of the room for
+    /// [`Connection::inflight_max`], and there are at most as many again.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.inflight.waiting()
+    }
+
+    /// Longest that a call of `method` may take.
+    #[must_use]
+    pub const fn deadline_of(&self, method: Method) -> Duration {
+        match method {
+            Method::TasksResult => self.limits.task_deadline,
+            _ => self.limits.call_deadline,
+        }
     }
 
     /// Whether a request with this id is neither answered nor cancelled.

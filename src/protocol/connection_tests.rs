@@ -37,6 +37,7 @@ fn profile() -> Profile {
             resources: Some(ResourcesCapability { subscribe: true, list_changed: false }),
             completions: true,
             logging: true,
+            tasks: true,
             extensions: Map::new(),
             experimental: Map::new(),
         },
@@ -569,10 +570,10 @@ fn every_method_is_known_exactly_in_its_revisions_and_states() {
     for row in METHODS {
         let is_request = row.kind == Kind::Request && row.direction != Direction::ToClient;
         let exists = |revision| is_request && row.method.exists_in(revision);
-        let in_legacy = Revision::LEGACY.into_iter().any(exists);
+        let in_some = Revision::ALL.into_iter().any(exists);
         let before = match row.method {
             Method::Ping => None,
-            _ if in_legacy => Some(-32602),
+            _ if in_some => Some(-32602),
             _ => Some(-32601),
         };
         assert_eq!(code_of(&mut Peer::new(), row.name, ""), before, "{} before initialize", row.name);
@@ -754,3 +755,6 @@ const FRAGMENTS: &[&str] = &[
     "[]",
     "\u{feff}",
 ];
+
+#[path = "tasks_tests.rs"]
+mod tasks;

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Capabilities, meta, rules};
+use super::{Capabilities, meta, rules, tasks};
 use crate::{
     revision::{Era, Revision},
     wire::Method,
@@ -95,6 +95,7 @@ const CAPABILITIES: &[(&str, Revision, Revision)] = &[
     ("logging", Revision::V2024_11_05, E),
     ("experimental", Revision::V2024_11_05, E),
     ("completions", B, E),
+    ("tasks", D, D),
     ("extensions", E, E),
 ];
 
@@ -132,7 +133,16 @@ pub(super) fn capabilities(revision: Revision, offered: &Capabilities) -> Map<St
             }),
             "logging" => offered.logging.then(|| json!({})),
             "completions" => offered.completions.then(|| json!({})),
-            "extensions" => some_object(&offered.extensions),
+            "tasks" => {
+                offered.tasks.then(|| json!({"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}))
+            }
+            "extensions" => {
+                let mut extensions = offered.extensions.clone();
+                if offered.tasks {
+                    extensions.entry(tasks::EXTENSION).or_insert_with(|| json!({}));
+                }
+                some_object(&extensions)
+            }
             "experimental" => some_object(&offered.experimental),
             _ => None,
         };
@@ -160,6 +170,8 @@ pub(super) fn item(revision: Revision, method: Method, item: &mut Value) {
     let subject = match method {
         Method::ToolsList => Subject::Tool,
         Method::PromptsList => Subject::Prompt,
+        // Made for the one revision that has them.
+        Method::TasksList => return,
         Method::ResourcesTemplatesList => Subject::ResourceTemplate,
         _ => Subject::Resource,
     };

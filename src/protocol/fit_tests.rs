@@ -42,6 +42,7 @@ fn every_capability_is_advertised_exactly_in_its_revisions() {
         resources: Some(super::super::ResourcesCapability { subscribe: true, list_changed: false }),
         completions: true,
         logging: true,
+        tasks: true,
         extensions: object(json!({"org.example/x": {}})),
         experimental: object(json!({"y": {}})),
     };
@@ -54,6 +55,11 @@ fn every_capability_is_advertised_exactly_in_its_revisions() {
                 "{name} under {revision}"
             );
         }
+        let extensions = shown.get("extensions");
+        let declared = json!({"org.example/x": {}, "io.modelcontextprotocol/tasks": {}});
+        assert_eq!(extensions, (revision == E).then_some(&declared), "{revision}");
+        let tasks = json!({"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}});
+        assert_eq!(shown.get("tasks"), (revision == D).then_some(&tasks), "{revision}");
         let told = if revision == A { json!({}) } else { json!({"listChanged": true}) };
         assert_eq!(shown["tools"], told, "{revision}");
         assert_eq!(shown["prompts"], json!({}));

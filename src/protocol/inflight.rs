@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{CallId, Client, LogLevel, batch::Slot};
+use super::{CallId, Client, LogLevel, TaskOffer, batch::Slot};
 use crate::{
     revision::Revision,
     schema::Admitted,
@@ -44,8 +44,12 @@ pub(super) enum Stage {
 /// One request that the service answers.
 #[derive(Debug)]
 pub(super) struct InFlight {
+    /// Its name towards the service, from the first dispatch on.
+    pub(super) name: CallId,
     pub(super) request: Arc<Admitted>,
     pub(super) client: Arc<Client>,
+    /// Whether it may become a task.
+    pub(super) task: Option<TaskOffer>,
     pub(super) progress: Option<Progress>,
     /// Level asked for by this request (modern era); legacy calls follow their session.
     pub(super) log_level: Option<LogLevel>,
@@ -74,6 +78,16 @@ impl InFlight {
     pub(super) fn revision(&self) -> Revision {
         self.request.revision()
     }
+
+    /// Whether its client takes a task and nothing else for an answer (2025-11-25).
+    pub(super) const fn wants_task(&self) -> bool {
+        matches!(self.task, Some(TaskOffer::Wanted { .. }))
+    }
+
+    /// Whether it waits for the end of a task: it takes none of the room that calls work in.
+    fn is_waiting(&self) -> bool {
+        self.method() == Method::TasksResult && matches!(self.stage, Stage::Running)
+    }
 }
 
 /// Whose an id is.
@@ -94,6 +108,8 @@ pub(super) struct InFlightTable {
     asks: HashMap<RequestId, CallId>,
     /// How many calls wait for the client.
     asking: usize,
+    /// How many wait for the end of a task.
+    waiting: usize,
     next_call: u64,
 }
 
@@ -119,9 +135,10 @@ impl InFlightTable {
     }
 
     /// Enters a call under a fresh name. Its stage decides whether it counts as running.
-    pub(super) fn insert(&mut self, call: InFlight) -> CallId {
+    pub(super) fn insert(&mut self, mut call: InFlight) -> CallId {
         self.next_call += 1;
         let name = CallId(self.next_call);
+        call.name = name;
         self.ids.insert(call.id().clone(), Holder::Call(name));
         self.count(&call, 1);
         self.calls.insert(name, Box::new(call));
@@ -137,6 +154,9 @@ impl InFlightTable {
     }
 
     fn count(&mut self, call: &InFlight, by: isize) {
+        if call.is_waiting() {
+            self.waiting = self.waiting.saturating_add_signed(by);
+        }
         if let Stage::Asking { open, .. } = &call.stage {
             self.asking = self.asking.saturating_add_signed(by);
             if by < 0 {
@@ -172,7 +192,12 @@ impl InFlightTable {
 
     /// Calls that the service works on.
     pub(super) fn running(&self) -> usize {
-        self.calls.len() - self.asking
+        self.calls.len() - self.asking - self.waiting
+    }
+
+    /// Calls that wait for the end of a task.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// Calls that wait for the client.

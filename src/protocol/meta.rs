@@ -17,6 +17,8 @@ pub(super) const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 pub(super) const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 /// `_meta` key: the id of the listen request that a notification belongs to.
 pub(super) const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
+/// `_meta` key: the task that a message of 2025-11-25 belongs to.
+pub(super) const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 /// `_meta` key without prefix: under which name progress is wanted.
 pub(super) const PROGRESS_TOKEN: &str = "progressToken";
 

@@ -18,6 +18,8 @@ mod requests;
 mod rules;
 mod signer;
 mod subscriptions;
+mod task;
+mod tasks;
 
 pub use batch::BatchAnswers;
 pub use call::{Answers, Ask, Call, CallError, CallId, Client, LogLevel, Notice, Reply, ServerEvent};
@@ -25,3 +27,4 @@ pub use connection::{About, Connection, Diagnostic, Now, Outgoing, Output, Sever
 pub use profile::{CacheHint, CacheScope, Capabilities, Profile, ResourcesCapability};
 pub use rules::{Claim, error_may_lack_id};
 pub use signer::Signer;
+pub use task::{Task, TaskOffer, TaskState};

@@ -53,6 +53,8 @@ pub struct Capabilities {
     pub completions: bool,
     /// Log messages to the client.
     pub logging: bool,
+    /// Calls of tools may become tasks: the capability `tasks` in 2025-11-25, the extension in 2026-07-28.
+    pub tasks: bool,
     /// Extensions (2026-07-28 only): identifier to settings object.
     pub extensions: Map<String, Value>,
     /// Experimental features: name to settings object.

@@ -3,14 +3,15 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    About, CallError, CallId, Connection, Notice, Now, Output, Reply,
+    About, CallError, CallId, Connection, LogLevel, Notice, Now, Output, Reply,
     batch::Slot,
     connection::Answer,
     fit,
     incoming::beginning,
-    inflight::{InFlight, Stage},
+    inflight::{InFlight, Progress, Stage},
     meta,
     rules::{self, Situation},
+    tasks,
 };
 use crate::{
     revision::{Era, Revision},
@@ -44,54 +45,33 @@ impl Connection {
         }
         let Some(call) = self.inflight.remove(call) else { return };
         match reply {
-            Reply::Result(result) => self.finish(&call, Outcome::Result(result)),
+            Reply::Result(result) if call.wants_task() => self.finish_without_task(&call, &result),
+            Reply::Result(result) => self.finish_payload(&call, Outcome::Result(result)),
             Reply::List(items) => self.finish_page(&call, &items),
             Reply::Error(error) => {
                 let outcome = error_outcome(&call, error);
-                self.finish(&call, outcome);
+                self.finish_payload(&call, outcome);
             }
             Reply::InputRequired { requests, state } => self.input_required(now, call, requests, state),
+            Reply::Task(task) => self.finish_task(call, &task),
+            Reply::Tasks(tasks) => self.finish_tasks(&call, &tasks),
         }
         self.resume(now);
     }
 
     /// The service tells something while a call runs. Dropped where nobody wants to know.
     pub fn handle_notice(&mut self, _now: Now, call: CallId, notice: Notice) {
-        let Some(running) = self.inflight.get(call) else { return };
+        let Some(running) = self.inflight.get(call) else { return self.task_notice(call, notice) };
+        let level = self.wanted_level(running);
+        let Some(running) = self.inflight.get_mut(call) else { return };
         let revision = running.revision();
-        let about = About::Request { id: running.id().clone(), is_answer: false };
-        let (method, params) = match notice {
-            Notice::Progress { progress, total, message } => {
-                let Some(running) = self.inflight.get_mut(call) else { return };
-                let Some(wanted) = &mut running.progress else { return };
-                if !progress.is_finite() || wanted.last.is_some_and(|last| progress <= last) {
-                    return;
-                }
-                wanted.last = Some(progress);
-                let mut params = Map::new();
-                params.insert("progressToken".to_owned(), wanted.token.clone());
-                params.insert("progress".to_owned(), number(progress));
-                if let Some(total) = total.filter(|total| total.is_finite()) {
-                    params.insert("total".to_owned(), number(total));
-                }
-                if let Some(message) = message.filter(|_| revision >= Revision::V2025_03_26) {
-                    params.insert("message".to_owned(), json!(message));
-                }
-                (Method::NotificationsProgress, params)
-            }
-            Notice::Log { level, logger, data } => {
-                if self.wanted_level(running).is_none_or(|wanted| level < wanted) {
-                    return;
-                }
-                let mut params = Map::new();
-                params.insert("level".to_owned(), json!(level.as_str()));
-                if let Some(logger) = logger {
-                    params.insert("logger".to_owned(), json!(logger));
-                }
-                params.insert("data".to_owned(), data);
-                (Method::NotificationsMessage, params)
-            }
+        let Some((method, mut params)) = told(revision, notice, running.progress.as_mut(), level) else {
+            return;
         };
+        if let Some(task) = tasks::related(running) {
+            tasks::relate(&mut params, task);
+        }
+        let about = About::Request { id: running.id().clone(), is_answer: false };
         if let Some(frame) = self.seal_notification(revision, method, params) {
             self.send(frame, about, None);
         }
@@ -102,11 +82,12 @@ impl Connection {
         let Some(call) = self.inflight.get(name) else { return };
         match call.stage {
             Stage::Running => {
+                let method = call.method();
                 self.warn(
                     "call given up, it outlived its deadline",
-                    vec![("method", call.method().as_str().to_owned())],
+                    vec![("method", method.as_str().to_owned())],
                 );
-                let seconds = self.limits.call_deadline.as_secs_f64();
+                let seconds = self.deadline_of(method).as_secs_f64();
                 let reason =
                     format!("gave no answer within {seconds} s and was stopped: ask for less, or try again");
                 self.stop(name, &reason);
@@ -131,11 +112,16 @@ impl Connection {
 
     /// Ends a request that got no result because it was not let go on.
     pub(super) fn finish_stopped(&mut self, call: &InFlight, reason: &str) {
-        self.finish(call, failure(call.method(), format!("{} {reason}", subject(call))));
+        let outcome = call.failure(format!("{} {reason}", subject(call)));
+        self.finish(call, outcome);
     }
 
     /// The client cancelled a request: the service stops, and nothing more is said about it.
     pub(super) fn cancel_call(&mut self, name: CallId) {
+        // A task is stopped by `tasks/cancel` alone (2025-11-25 basic/utilities/tasks): its maker is answered.
+        if self.inflight.get(name).is_some_and(InFlight::wants_task) {
+            return;
+        }
         let Some(call) = self.inflight.remove(name) else { return };
         match &call.stage {
             Stage::Running => self.emit(Output::Cancel(name)),
@@ -162,7 +148,7 @@ impl Connection {
     }
 
     /// Answers with one page of a list: as many items as the settings allow and as fit into a frame.
-    fn finish_page(&mut self, call: &InFlight, items: &[Value]) {
+    pub(super) fn finish_page(&mut self, call: &InFlight, items: &[Value]) {
         let (revision, method) = (call.revision(), call.method());
         let Some(member) = rules::list_member(method) else {
             self.bug("call answered with a list that is none", vec![("method", method.as_str().to_owned())]);
@@ -222,15 +208,12 @@ impl Connection {
             .gate
             .seal_result(revision, method, id, &Value::Object(result))
             .map_err(Unsendable::Violation)?;
-        let size_bytes = frame.as_bytes().len();
-        if size_bytes > self.limits.frame_out_bytes_max {
-            return Err(Unsendable::TooLarge { size_bytes });
-        }
+        let frame = self.sized(frame)?;
         Ok(Answer { id: id.clone(), frame, error: None })
     }
 
     /// What every modern result carries: its type, who we are, and where due how long it may be kept.
-    fn insert_envelope(&self, method: Method, result: &mut Map<String, Value>) {
+    pub(super) fn insert_envelope(&self, method: Method, result: &mut Map<String, Value>) {
         let kind = result.entry("resultType").or_insert_with(|| json!("complete"));
         if kind == "complete"
             && let Some(hint) = self.cache_hint(method)
@@ -242,6 +225,46 @@ impl Connection {
         if let Value::Object(meta) = meta {
             meta.entry(meta::SERVER_INFO).or_insert_with(|| Value::Object(self.profile.server_info.clone()));
         }
+    }
+
+    /// Answers a `tools/call` with the task that it became. Whether the client got it.
+    pub(super) fn answer_created_task(
+        &mut self,
+        revision: Revision,
+        id: &RequestId,
+        slot: Option<Slot>,
+        mut result: Map<String, Value>,
+    ) -> bool {
+        let method = Method::ToolsCall;
+        match revision.era() {
+            Era::Legacy => {}
+            Era::Modern => self.insert_envelope(method, &mut result),
+        }
+        let sealed = self.gate.seal_created_task(revision, id, &Value::Object(result));
+        match sealed.map_err(Unsendable::Violation).and_then(|frame| self.sized(frame)) {
+            Ok(frame) => {
+                self.answer(slot, Some(Answer { id: id.clone(), frame, error: None }));
+                true
+            }
+            Err(unsendable) => {
+                let reason = match unsendable {
+                    Unsendable::Violation(violation) => violation.to_string(),
+                    Unsendable::TooLarge { size_bytes } => format!("it has {size_bytes} bytes"),
+                };
+                self.bug("task withheld, it does not fit its schema or a frame", vec![("violation", reason)]);
+                self.answer_internal(Some(revision), id, slot);
+                false
+            }
+        }
+    }
+
+    /// A frame, where it may be sent.
+    fn sized(&self, frame: Sealed) -> Result<Sealed, Unsendable> {
+        let size_bytes = frame.as_bytes().len();
+        if size_bytes > self.limits.frame_out_bytes_max {
+            return Err(Unsendable::TooLarge { size_bytes });
+        }
+        Ok(frame)
     }
 
     fn answer_unsendable(
@@ -369,37 +392,107 @@ fn shortened(error: &RpcError) -> RpcError {
     RpcError { code: error.code, message: beginning(&error.message), data: error.data.as_ref().map(cut_all) }
 }
 
+/// What of a notice is told under `revision`: method and params. Nothing where the client did not ask for it, or was told as
+/// much already.
+pub(super) fn told(
+    revision: Revision,
+    notice: Notice,
+    wanted: Option<&mut Progress>,
+    level_wanted: Option<LogLevel>,
+) -> Option<(Method, Map<String, Value>)> {
+    let mut params = Map::new();
+    match notice {
+        Notice::Progress { progress, total, message } => {
+            let wanted = wanted?;
+            if !progress.is_finite() || wanted.last.is_some_and(|last| progress <= last) {
+                return None;
+            }
+            wanted.last = Some(progress);
+            params.insert("progressToken".to_owned(), wanted.token.clone());
+            params.insert("progress".to_owned(), number(progress));
+            if let Some(total) = total.filter(|total| total.is_finite()) {
+                params.insert("total".to_owned(), number(total));
+            }
+            if let Some(message) = message.filter(|_| revision >= Revision::V2025_03_26) {
+                params.insert("message".to_owned(), json!(message));
+            }
+            Some((Method::NotificationsProgress, params))
+        }
+        Notice::Log { level, logger, data } => {
+            level_wanted.filter(|wanted| level >= *wanted)?;
+            params.insert("level".to_owned(), json!(level.as_str()));
+            if let Some(logger) = logger {
+                params.insert("logger".to_owned(), json!(logger));
+            }
+            params.insert("data".to_owned(), data);
+            Some((Method::NotificationsMessage, params))
+        }
+    }
+}
+
 /// How a call ends that the service ended with an error.
 fn error_outcome(call: &InFlight, error: CallError) -> Outcome {
-    let revision = Some(call.revision());
     match error {
-        CallError::InvalidParams(reason) => {
-            Outcome::Error(RpcError::new(rules::code(Situation::BadParams, revision), reason))
-        }
+        CallError::MissingCapability(required) => missing_capability(call, required),
+        error => Outcome::Error(rpc_error(call.revision(), error)),
+    }
+}
+
+/// The JSON-RPC error that `error` is under `revision`.
+pub(super) fn rpc_error(revision: Revision, error: CallError) -> RpcError {
+    let coded = |situation, message| RpcError::new(rules::code(situation, Some(revision)), message);
+    match error {
+        CallError::InvalidParams(reason) => coded(Situation::BadParams, reason),
         CallError::ResourceNotFound { uri } => {
             let message = format!("resource not found: {}", beginning(&uri));
-            Outcome::Error(
-                RpcError::new(rules::code(Situation::ResourceNotFound, revision), message)
-                    .with_data(json!({"uri": uri})),
-            )
+            coded(Situation::ResourceNotFound, message).with_data(json!({"uri": uri}))
         }
-        CallError::MissingCapability(required) => missing_capability(call, required),
-        CallError::HeaderMismatch(reason) => {
-            Outcome::Error(RpcError::new(rules::code(Situation::HeaderMismatch, revision), reason))
-        }
+        CallError::MissingCapability(required) => match revision.era() {
+            Era::Modern => undeclared(required),
+            Era::Legacy => coded(Situation::MissingCapability, lacks(&Value::Object(required))),
+        },
+        CallError::TaskSupport(reason) => match revision.era() {
+            Era::Modern => RpcError { message: reason, ..undeclared(tasks::required()) },
+            Era::Legacy => coded(Situation::UnknownMethod, reason),
+        },
+        CallError::HeaderMismatch(reason) => coded(Situation::HeaderMismatch, reason),
         CallError::Busy { retry_after, message } => {
             let pause = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
-            Outcome::Error(
-                RpcError::new(rules::code(Situation::Busy, revision), message)
-                    .with_data(json!({"retryAfterMs": pause})),
-            )
+            coded(Situation::Busy, message).with_data(json!({"retryAfterMs": pause}))
         }
-        CallError::Internal => Outcome::Error(RpcError::new(ErrorCode::InternalError, INTERNAL)),
+        CallError::Lost(reason) => RpcError::new(ErrorCode::InternalError, reason),
+        CallError::Internal => RpcError::new(ErrorCode::InternalError, INTERNAL),
+    }
+}
+
+/// A request of 2026-07-28 did not declare `required`.
+pub(super) fn undeclared(required: Map<String, Value>) -> RpcError {
+    let required = Value::Object(required);
+    let code = rules::code(Situation::MissingCapability, Some(Revision::V2026_07_28));
+    RpcError::new(code, lacks(&required)).with_data(json!({"requiredCapabilities": required}))
+}
+
+fn lacks(required: &Value) -> String {
+    format!("the client does not declare the capability that this needs: {required}")
+}
+
+impl InFlight {
+    /// How it ends for a reason that the model can act on. A client that wants a task reads no result.
+    pub(super) fn failure(&self, reason: String) -> Outcome {
+        if self.wants_task() {
+            return Outcome::Error(RpcError::new(ErrorCode::InternalError, reason));
+        }
+        failure(self.method(), reason)
+    }
+
+    /// How it ends where its tool would not begin a task.
+    pub(super) fn refusal(&self, reason: String) -> Outcome {
+        Outcome::Error(rpc_error(self.revision(), CallError::InvalidParams(reason)))
     }
 }
 
 /// A failure that the model can act on: for a tool a result that says so, else an error.
-pub(super) fn failure(method: Method, reason: String) -> Outcome {
+fn failure(method: Method, reason: String) -> Outcome {
     if method == Method::ToolsCall {
         let mut result = Map::new();
         result.insert("content".to_owned(), json!([{"type": "text", "text": reason}]));
@@ -412,16 +505,12 @@ pub(super) fn failure(method: Method, reason: String) -> Outcome {
 
 /// The client did not declare `required`: an error of its own in the modern era; a legacy client is told in words.
 pub(super) fn missing_capability(call: &InFlight, required: Map<String, Value>) -> Outcome {
-    let required = Value::Object(required);
-    let message = format!("the client does not declare the capability that this needs: {required}");
-    let revision = call.revision();
-    let code = rules::code(Situation::MissingCapability, Some(revision));
-    match revision.era() {
-        Era::Modern => {
-            Outcome::Error(RpcError::new(code, message).with_data(json!({"requiredCapabilities": required})))
+    let is_tool = matches!(call.method(), Method::ToolsCall | Method::TasksResult) && !call.wants_task();
+    match call.revision().era() {
+        Era::Legacy if is_tool => failure(Method::ToolsCall, lacks(&Value::Object(required))),
+        Era::Legacy | Era::Modern => {
+            Outcome::Error(rpc_error(call.revision(), CallError::MissingCapability(required)))
         }
-        Era::Legacy if call.method() == Method::ToolsCall => failure(Method::ToolsCall, message),
-        Era::Legacy => Outcome::Error(RpcError::new(code, message)),
     }
 }
 

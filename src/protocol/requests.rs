@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
     Answers, Call, CallId, Capabilities, Client, Connection, LogLevel, Now, Output,
@@ -11,17 +11,22 @@ use super::{
     incoming::text,
     inflight::{InFlight, Progress, Stage},
     meta,
+    replies::undeclared,
     rules::{self, Situation},
     signer::State,
+    tasks,
 };
 use crate::{
     revision::{Era, Revision},
     schema::Admitted,
-    wire::{Gate as Capability, Method, Request},
+    wire::{Gate as Capability, Method, Request, RequestId, RpcError},
 };
 
 /// Greatest integer that a progress token of more than 64 bits may not exceed to be echoed exactly.
 const EXACT_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// A client that waits for too many tasks is told to come again after so long.
+const WAIT_AGAIN_MS: u64 = 1_000;
 
 /// Whether the server offers what a method needs.
 fn is_offered(capability: Capability, offered: &Capabilities) -> bool {
@@ -33,6 +38,7 @@ fn is_offered(capability: Capability, offered: &Capabilities) -> bool {
         Capability::ResourcesSubscribe => offered.resources.is_some_and(|resources| resources.subscribe),
         Capability::Completions => offered.completions,
         Capability::Logging => offered.logging,
+        Capability::Tasks => offered.tasks,
         Capability::ClientRoots | Capability::ClientSampling | Capability::ClientElicitation => false,
     }
 }
@@ -84,7 +90,14 @@ impl Connection {
                 self.answer_result(request.revision(), request.method(), request.id(), slot, Map::new());
             }
             Method::ResourcesSubscribe | Method::ResourcesUnsubscribe => self.subscribe(&request, slot),
-            Method::SubscriptionsListen => self.listen(&request, slot),
+            Method::SubscriptionsListen => self.listen(&request, client, slot),
+            method
+                if request.revision().era() == Era::Modern
+                    && tasks::is_method(method)
+                    && !tasks::declares(&client) =>
+            {
+                self.refuse_undeclared(request.id(), slot, tasks::required());
+            }
             Method::ToolsList
             | Method::PromptsList
             | Method::ResourcesList
@@ -92,7 +105,12 @@ impl Connection {
             | Method::ToolsCall
             | Method::PromptsGet
             | Method::ResourcesRead
-            | Method::CompletionComplete => self.begin(now, request, client, log_level, slot),
+            | Method::CompletionComplete
+            | Method::TasksGet
+            | Method::TasksResult
+            | Method::TasksList
+            | Method::TasksUpdate
+            | Method::TasksCancel => self.begin(now, request, client, log_level, slot),
             // Answered before they come here, or nothing that a client requests.
             _ => {
                 self.bug(
@@ -125,7 +143,13 @@ impl Connection {
                 return self.refuse(Some(revision), request.id(), slot, Situation::BadParams, reason);
             }
         };
+        if request.method() == Method::TasksResult && self.inflight.waiting() >= self.inflight_max() {
+            return self.refuse_wait(&request, slot);
+        }
         let call = InFlight {
+            name: CallId(0),
+            task: tasks::offer(&self.profile.capabilities, &client, &request),
+            deadline: now.monotonic + self.deadline_of(request.method()) + BACKSTOP,
             request: Arc::new(request),
             client,
             progress,
@@ -135,9 +159,32 @@ impl Connection {
             stage: Stage::Running,
             is_retry: answers.is_some(),
             rounds: 0,
-            deadline: now.monotonic + self.limits.call_deadline + BACKSTOP,
         };
         self.dispatch(call, answers);
+    }
+
+    /// So many wait for the end of tasks that another has to come again, or to ask how the task stands.
+    fn refuse_wait(&mut self, request: &Admitted, slot: Option<Slot>) {
+        let (revision, limit) = (Some(request.revision()), self.inflight_max());
+        let reason = format!(
+            "{limit} requests of this connection wait for the end of tasks already: call again later, or use tasks/get"
+        );
+        self.count_refusal(Situation::Busy);
+        let error = RpcError::new(rules::code(Situation::Busy, revision), reason)
+            .with_data(json!({"retryAfterMs": WAIT_AGAIN_MS}));
+        self.answer_error(revision, request.id(), slot, &error);
+    }
+
+    /// A request of 2026-07-28 that does not declare what it needs.
+    pub(super) fn refuse_undeclared(
+        &mut self,
+        id: &RequestId,
+        slot: Option<Slot>,
+        required: Map<String, Value>,
+    ) {
+        let revision = Some(Revision::V2026_07_28);
+        self.count_refusal(Situation::MissingCapability);
+        self.answer_error(revision, id, slot, &undeclared(required));
     }
 
     /// Hands a call to the service, under a fresh name.
@@ -152,6 +199,7 @@ impl Connection {
             wants_progress: call.progress.is_some(),
             log_level: self.wanted_level(&call),
             answers,
+            task: call.task,
         };
         let id = self.inflight.insert(call);
         self.emit(Output::Dispatch(Call { id, ..dispatched }));
@@ -163,9 +211,15 @@ impl Connection {
             return None;
         }
         match call.revision().era() {
-            Era::Legacy => self.session.as_ref().and_then(|session| session.log_level),
+            Era::Legacy => self.session_level(),
             Era::Modern => call.log_level,
         }
+    }
+
+    /// Least severe level that the legacy session wants to hear of.
+    pub(super) fn session_level(&self) -> Option<LogLevel> {
+        let session = self.session.as_ref().filter(|_| self.profile.capabilities.logging)?;
+        session.log_level
     }
 
     fn read_cursor(&self, request: &Admitted) -> Result<u32, String> {
@@ -198,7 +252,7 @@ impl Connection {
         if !echoes_exactly {
             return Ok(None);
         }
-        if self.inflight.has_token(token) {
+        if self.inflight.has_token(token) || self.tasks.as_ref().is_some_and(|own| own.has_token(token)) {
             return Err("invalid params: /params/_meta/progressToken belongs to another request in flight: use a fresh one"
                 .to_owned());
         }
@@ -208,10 +262,12 @@ impl Connection {
     /// What a modern client answered to an earlier `input_required`, verified.
     fn read_answers(&self, now: Now, request: &Admitted) -> Result<Option<Answers>, String> {
         let (revision, method, params) = (request.revision(), request.method(), request.params());
-        if revision.era() == Era::Legacy || !rules::may_ask(method) {
+        let answers_task = method == Method::TasksUpdate;
+        if revision.era() == Era::Legacy || !(answers_task || rules::may_ask(method)) {
             return Ok(None);
         }
         let issued = match params.get("requestState") {
+            _ if answers_task => None,
             None => None,
             Some(Value::String(state)) => Some(
                 self.signer
@@ -231,6 +287,11 @@ impl Connection {
         let mut responses = Map::new();
         for (key, value) in given.into_iter().flatten() {
             let Some(asked) = asked_method(issued.as_ref(), key, value) else { continue };
+            if answers_task && asked == Method::SamplingCreateMessage && value.get("role").is_none() {
+                // No answer to anything: under a key that nobody asked under it does no harm, under one that the task
+                // asked under the service refuses it.
+                continue;
+            }
             let response = self
                 .gate
                 .admit_input_response(revision, asked, value.clone())

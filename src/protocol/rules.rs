@@ -45,7 +45,9 @@ pub(super) enum MethodClass {
     Ping,
     /// A request that some legacy revision has.
     Legacy,
-    /// Unknown, or only in 2026-07-28.
+    /// A request that only 2026-07-28 has.
+    Modern,
+    /// Unknown.
     Other,
 }
 
@@ -73,6 +75,7 @@ pub(super) const ROUTES: &[(Claim, MethodClass, Route, Route)] = &[
     (Claim::Valid, MethodClass::Initialize, Route::Modern, Route::Modern),
     (Claim::Valid, MethodClass::Ping, Route::Modern, Route::Modern),
     (Claim::Valid, MethodClass::Legacy, Route::Modern, Route::Modern),
+    (Claim::Valid, MethodClass::Modern, Route::Modern, Route::Modern),
     (Claim::Valid, MethodClass::Other, Route::Modern, Route::Modern),
     (Claim::Malformed, MethodClass::Initialize, Route::Handshake, Route::AlreadyInitialized),
     (Claim::Unsupported, MethodClass::Initialize, Route::Handshake, Route::AlreadyInitialized),
@@ -80,11 +83,14 @@ pub(super) const ROUTES: &[(Claim, MethodClass, Route, Route)] = &[
     (Claim::Unsupported, MethodClass::Ping, Route::Modern, Route::Modern),
     (Claim::Malformed, MethodClass::Legacy, Route::Modern, Route::Modern),
     (Claim::Unsupported, MethodClass::Legacy, Route::Modern, Route::Modern),
+    (Claim::Malformed, MethodClass::Modern, Route::Modern, Route::Modern),
     (Claim::Malformed, MethodClass::Other, Route::Modern, Route::Modern),
+    (Claim::Unsupported, MethodClass::Modern, Route::Modern, Route::Modern),
     (Claim::Unsupported, MethodClass::Other, Route::Modern, Route::Modern),
     (Claim::Absent, MethodClass::Initialize, Route::Handshake, Route::AlreadyInitialized),
     (Claim::Absent, MethodClass::Ping, Route::Pong, Route::Pong),
     (Claim::Absent, MethodClass::Legacy, Route::NoSession, Route::Session),
+    (Claim::Absent, MethodClass::Modern, Route::NoSession, Route::Unknown),
     (Claim::Absent, MethodClass::Other, Route::Unknown, Route::Unknown),
 ];
 
@@ -112,7 +118,8 @@ pub(super) fn class(method: Option<Method>) -> MethodClass {
         Some(method) if Revision::LEGACY.into_iter().any(|revision| method.exists_in(revision)) => {
             MethodClass::Legacy
         }
-        Some(_) | None => MethodClass::Other,
+        Some(_) => MethodClass::Modern,
+        None => MethodClass::Other,
     }
 }
 
@@ -127,7 +134,7 @@ pub(super) enum Situation {
     UnknownMethod,
     /// Params against the method's schema, unknown names, bad cursors, log levels, states, tokens.
     BadParams,
-    /// A legacy method without a session and without an envelope.
+    /// A method without a session and without an envelope.
     NoSession,
     /// A second `initialize`.
     AlreadyInitialized,
@@ -256,17 +263,19 @@ pub(super) fn has_batches(revision: Option<Revision>) -> bool {
     revision == Some(Revision::V2025_03_26)
 }
 
-/// The methods whose modern result may be `input_required`.
+/// The methods that may need something of the client first: three whose modern result may be `input_required`, and in
+/// 2025-11-25 the one that waits for a task.
 pub(super) fn may_ask(method: Method) -> bool {
-    matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead)
+    matches!(method, Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead | Method::TasksResult)
 }
 
-/// The member of a list result that holds the items, for the four lists.
+/// The member of a list result that holds the items, for every list.
 pub(super) const LISTS: &[(Method, &str)] = &[
     (Method::ToolsList, "tools"),
     (Method::PromptsList, "prompts"),
     (Method::ResourcesList, "resources"),
     (Method::ResourcesTemplatesList, "resourceTemplates"),
+    (Method::TasksList, "tasks"),
 ];
 
 /// Looks [`LISTS`] up.
@@ -281,8 +290,13 @@ mod tests {
     #[test]
     fn every_request_has_exactly_one_route() {
         for claim in [Claim::Absent, Claim::Malformed, Claim::Unsupported, Claim::Valid] {
-            for class in [MethodClass::Initialize, MethodClass::Ping, MethodClass::Legacy, MethodClass::Other]
-            {
+            for class in [
+                MethodClass::Initialize,
+                MethodClass::Ping,
+                MethodClass::Legacy,
+                MethodClass::Modern,
+                MethodClass::Other,
+            ] {
                 let rows = ROUTES.iter().filter(|row| row.0 == claim && row.1 == class).count();
                 assert_eq!(rows, 1, "{claim:?} {class:?}");
             }
@@ -334,7 +348,7 @@ mod tests {
             assert_eq!(client_request(name), None, "{name}");
             assert_eq!(class(client_request(name)), MethodClass::Other);
         }
-        assert_eq!(class(client_request("server/discover")), MethodClass::Other);
+        assert_eq!(class(client_request("server/discover")), MethodClass::Modern);
         assert_eq!(class(client_request("resources/subscribe")), MethodClass::Legacy);
     }
 }

@@ -1,13 +1,16 @@
 //! Changes told to whom they were promised: a legacy session, and each modern subscription stream.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::{
-    About, Connection, Now, ServerEvent,
+    About, Client, Connection, Now, ServerEvent,
     batch::Slot,
     incoming::text,
     meta,
     rules::{self, Situation},
+    tasks,
 };
 use crate::{
     revision::Revision,
@@ -22,7 +25,7 @@ const MODERN: Revision = Revision::V2026_07_28;
 const URI_BYTES_MAX: usize = 8 << 10;
 
 fn uri_too_long() -> String {
-    format!("invalid params: a URI subscribed to has at most {URI_BYTES_MAX} bytes")
+    format!("invalid params: a URI or task subscribed to has at most {URI_BYTES_MAX} bytes")
 }
 
 /// One open `subscriptions/listen`.
@@ -34,6 +37,21 @@ pub(super) struct Listen {
     lists: Vec<Method>,
     /// Resources whose updates are promised.
     uris: Vec<String>,
+    /// Tasks whose changes are promised. Boxed: most streams name none.
+    tasks: Option<Box<TaskFilter>>,
+}
+
+/// The tasks that a stream named, and who asked: what a task asks is fitted to that.
+#[derive(Debug)]
+struct TaskFilter {
+    ids: Vec<String>,
+    client: Arc<Client>,
+}
+
+impl Listen {
+    fn task_ids(&self) -> &[String] {
+        self.tasks.as_ref().map_or(&[], |tasks| &tasks.ids)
+    }
 }
 
 /// The list changes: name in the filter, notification.
@@ -45,7 +63,7 @@ const LIST_CHANGES: &[(&str, Method)] = &[
 
 impl Connection {
     /// Something changed: tells the legacy session and every stream that it was promised to, each its own copy.
-    pub fn handle_event(&mut self, _now: Now, event: &ServerEvent) {
+    pub fn handle_event(&mut self, now: Now, event: &ServerEvent) {
         if self.is_eof {
             return;
         }
@@ -54,6 +72,7 @@ impl Connection {
             ServerEvent::PromptsChanged => (Method::NotificationsPromptsListChanged, None),
             ServerEvent::ResourcesChanged => (Method::NotificationsResourcesListChanged, None),
             ServerEvent::ResourceUpdated { uri } => (Method::NotificationsResourcesUpdated, Some(uri)),
+            ServerEvent::TaskChanged { era, task } => return self.task_changed(now, *era, task),
         };
         let params = || {
             let mut params = Map::new();
@@ -102,16 +121,37 @@ impl Connection {
         }
     }
 
-    /// Resources subscribed to, by the session and by all streams.
-    fn subscribed_uris(&self) -> usize {
+    /// Resources and tasks subscribed to, by the session and by all streams.
+    fn subscribed(&self) -> usize {
         self.session.as_ref().map_or(0, |session| session.subscriptions.len())
-            + self.listens.iter().map(|listen| listen.uris.len()).sum::<usize>()
+            + self.listens.iter().map(|listen| listen.uris.len() + listen.task_ids().len()).sum::<usize>()
+    }
+
+    /// The streams that named a task, and who opened each.
+    pub(super) fn task_listeners(&self, task: &str) -> Vec<(RequestId, Arc<Client>)> {
+        let filters = self.listens.iter().filter_map(|listen| Some((listen, listen.tasks.as_ref()?)));
+        filters
+            .filter(|(_, tasks)| tasks.ids.iter().any(|id| id == task))
+            .map(|(listen, tasks)| (listen.id.clone(), Arc::clone(&tasks.client)))
+            .collect()
+    }
+
+    /// The texts under `member` of a filter, each once, as far as there may be any more of them.
+    fn distinct<'a>(&self, filter: Option<&'a Map<String, Value>>, member: &str) -> Option<Vec<&'a str>> {
+        let wanted = filter.and_then(|filter| filter.get(member)).and_then(Value::as_array)?;
+        let mut distinct: Vec<&str> = Vec::new();
+        for text in wanted.iter().filter_map(Value::as_str) {
+            if distinct.len() <= self.limits.subscriptions_max && !distinct.contains(&text) {
+                distinct.push(text);
+            }
+        }
+        Some(distinct)
     }
 
     /// `resources/subscribe` and `resources/unsubscribe`; each may come twice.
     pub(super) fn subscribe(&mut self, request: &Admitted, slot: Option<Slot>) {
         let uri = text(request.params(), "uri").unwrap_or_default();
-        let is_full = self.subscribed_uris() >= self.limits.subscriptions_max;
+        let is_full = self.subscribed() >= self.limits.subscriptions_max;
         let Some(session) = &mut self.session else { return };
         if request.method() == Method::ResourcesUnsubscribe {
             session.subscriptions.retain(|subscribed| subscribed != uri);
@@ -137,7 +177,7 @@ impl Connection {
     }
 
     /// Opens a subscription stream: first the acknowledgement of what is honoured, then only that.
-    pub(super) fn listen(&mut self, request: &Admitted, slot: Option<Slot>) {
+    pub(super) fn listen(&mut self, request: &Admitted, client: Arc<Client>, slot: Option<Slot>) {
         let id = request.id().clone();
         let subscription = id.to_value();
         if !id.matches(&subscription) {
@@ -153,22 +193,17 @@ impl Connection {
             .copied()
             .collect();
         let subscribes = self.profile.capabilities.resources.is_some_and(|resources| resources.subscribe);
-        let wanted = filter.and_then(|filter| filter.get("resourceSubscriptions")).and_then(Value::as_array);
-        let uris = wanted.filter(|_| subscribes).map(|uris| {
-            let mut distinct: Vec<&str> = Vec::new();
-            for uri in uris.iter().filter_map(Value::as_str) {
-                if distinct.len() <= self.limits.subscriptions_max && !distinct.contains(&uri) {
-                    distinct.push(uri);
-                }
-            }
-            distinct
-        });
-        if uris.iter().flatten().any(|uri| uri.len() > URI_BYTES_MAX) {
+        let uris = self.distinct(filter, "resourceSubscriptions").filter(|_| subscribes);
+        let task_ids = self.distinct(filter, "taskIds").filter(|_| self.profile.capabilities.tasks);
+        if task_ids.is_some() && !tasks::declares(&client) {
+            return self.refuse_undeclared(&id, slot, tasks::required());
+        }
+        if uris.iter().chain(&task_ids).flatten().any(|text| text.len() > URI_BYTES_MAX) {
             return self.refuse(Some(MODERN), &id, slot, Situation::BadParams, uri_too_long());
         }
-        let uris_count = uris.as_ref().map_or(0, Vec::len);
+        let named = uris.iter().chain(&task_ids).map(Vec::len).sum::<usize>();
         if self.listens.len() >= self.limits.subscriptions_max
-            || self.subscribed_uris() + uris_count > self.limits.subscriptions_max
+            || self.subscribed() + named > self.limits.subscriptions_max
         {
             return self.refuse_subscription(request, slot);
         }
@@ -178,6 +213,9 @@ impl Connection {
         }
         if let Some(uris) = &uris {
             honoured.insert("resourceSubscriptions".to_owned(), json!(uris));
+        }
+        if let Some(task_ids) = &task_ids {
+            honoured.insert("taskIds".to_owned(), json!(task_ids));
         }
         let mut params = Map::new();
         params.insert("_meta".to_owned(), json!({meta::SUBSCRIPTION_ID: subscription}));
@@ -195,6 +233,9 @@ impl Connection {
             id,
             lists: lists.into_iter().map(|(_, method)| method).collect(),
             uris: uris.into_iter().flatten().map(ToOwned::to_owned).collect(),
+            tasks: task_ids.filter(|ids| !ids.is_empty()).map(|ids| {
+                Box::new(TaskFilter { ids: ids.into_iter().map(ToOwned::to_owned).collect(), client })
+            }),
         });
         if self.is_eof {
             self.end_listens();

@@ -26,6 +26,11 @@ pub enum Definition {
     InputRequired,
     /// A whole response with such a result.
     InputRequiredResponse,
+    /// The result object of a `tools/call` that became a task: in 2025-11-25 where the request asked for one, in
+    /// 2026-07-28 one with `resultType` `task`.
+    TaskCreated,
+    /// A whole response with such a result.
+    TaskCreatedResponse,
     /// A whole error response.
     Error(ErrorShape),
 }
@@ -105,6 +110,11 @@ const fn stem(method: Method) -> (&'static str, &'static str) {
         Method::SubscriptionsListen => ("subscriptions", "Listen"),
         Method::CompletionComplete => ("completion", "Complete"),
         Method::LoggingSetLevel => ("logging", "SetLevel"),
+        Method::TasksGet => ("tasks", "Get"),
+        Method::TasksResult => ("tasks", "Payload"),
+        Method::TasksList => ("tasks", "List"),
+        Method::TasksUpdate => ("tasks", "Update"),
+        Method::TasksCancel => ("tasks", "Cancel"),
         Method::RootsList => ("roots", "List"),
         Method::SamplingCreateMessage => ("sampling", "CreateMessage"),
         Method::ElicitationCreate => ("elicitation", "Create"),
@@ -119,11 +129,14 @@ const fn stem(method: Method) -> (&'static str, &'static str) {
         Method::NotificationsResourcesUpdated => ("resources", "Updated"),
         Method::NotificationsSubscriptionsAcknowledged => ("subscriptions", "Acknowledged"),
         Method::NotificationsElicitationComplete => ("elicitation", "Complete"),
+        Method::NotificationsTasksStatus => ("tasks", "Status"),
+        Method::NotificationsTasks => ("tasks", "Changed"),
     }
 }
 
-/// Definitions per revision: four per method, the two of `input_required`, the error shapes.
-const PER_REVISION: usize = METHODS.len() * 4 + 2 + ErrorShape::ALL.len();
+/// Definitions per revision: four per method, the two of `input_required`, the two of a call that became a task, the
+/// error shapes.
+const PER_REVISION: usize = METHODS.len() * 4 + 4 + ErrorShape::ALL.len();
 const SLOTS: usize = PER_REVISION * Revision::ALL.len();
 
 /// One slot per definition, filled when first needed and never emptied: the schemas are constants of the program.
@@ -139,7 +152,9 @@ impl Definition {
             Self::Ask(method) => 3 * methods + method as usize,
             Self::InputRequired => 4 * methods,
             Self::InputRequiredResponse => 4 * methods + 1,
-            Self::Error(shape) => 4 * methods + 2 + shape as usize,
+            Self::TaskCreated => 4 * methods + 2,
+            Self::TaskCreatedResponse => 4 * methods + 3,
+            Self::Error(shape) => 4 * methods + 4 + shape as usize,
         }
     }
 
@@ -165,6 +180,7 @@ impl Definition {
             Self::Error(ErrorShape::General) => true,
             Self::Error(ErrorShape::UrlElicitationRequired) => revision == Revision::V2025_11_25,
             Self::InputRequired | Self::InputRequiredResponse | Self::Error(_) => modern,
+            Self::TaskCreated | Self::TaskCreatedResponse => Method::TasksGet.exists_in(revision),
         }
     }
 
@@ -183,6 +199,8 @@ impl Definition {
             Self::Ask(method) => (stem(method).0, format!("{}Ask", stem(method).1)),
             Self::InputRequired => ("input", "InputRequiredResult".to_owned()),
             Self::InputRequiredResponse => ("input", "InputRequiredResponse".to_owned()),
+            Self::TaskCreated => ("tasks", "CreateResult".to_owned()),
+            Self::TaskCreatedResponse => ("tasks", "CreateResponse".to_owned()),
             Self::Error(shape) => ("errors", shape.name().to_owned()),
         }
     }
@@ -207,6 +225,8 @@ impl Definition {
             Self::Ask(method) => format!("{revision} {} in inputRequests", method.as_str()),
             Self::InputRequired => format!("{revision} input_required result"),
             Self::InputRequiredResponse => format!("{revision} input_required response"),
+            Self::TaskCreated => format!("{revision} tools/call result with a task"),
+            Self::TaskCreatedResponse => format!("{revision} tools/call response with a task"),
             Self::Error(shape) => format!("{revision} {}", shape.words()),
         }
     }
@@ -219,6 +239,7 @@ impl Definition {
                 [Self::Message(method), Self::Response(method), Self::Result(method), Self::Ask(method)]
             })
             .chain([Self::InputRequired, Self::InputRequiredResponse])
+            .chain([Self::TaskCreated, Self::TaskCreatedResponse])
             .chain(ErrorShape::ALL.map(Self::Error))
             .collect();
         Revision::ALL.into_iter().flat_map(move |revision| {
@@ -240,21 +261,9 @@ impl Definition {
 
     /// Every member name that the definition speaks of, at any depth.
     pub(super) fn member_names(self, revision: Revision) -> HashSet<String> {
-        fn collect(schema: &Value, names: &mut HashSet<String>) {
-            match schema {
-                Value::Object(members) => {
-                    if let Some(Value::Object(properties)) = members.get("properties") {
-                        names.extend(properties.keys().cloned());
-                    }
-                    members.values().for_each(|value| collect(value, names));
-                }
-                Value::Array(items) => items.iter().for_each(|value| collect(value, names)),
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-            }
-        }
         let mut names = HashSet::new();
         if let Some(schema) = self.schema(revision) {
-            collect(&schema, &mut names);
+            collect_member_names(&schema, &mut names);
         }
         names
     }
@@ -272,10 +281,24 @@ impl Definition {
     }
 }
 
+/// Adds every member name that `schema` speaks of, at any depth.
+pub(super) fn collect_member_names(schema: &Value, names: &mut HashSet<String>) {
+    match schema {
+        Value::Object(members) => {
+            if let Some(Value::Object(properties)) = members.get("properties") {
+                names.extend(properties.keys().cloned());
+            }
+            members.values().for_each(|value| collect_member_names(value, names));
+        }
+        Value::Array(items) => items.iter().for_each(|value| collect_member_names(value, names)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
 /// Our documents are 2020-12, of which they use only what means the same in draft 7 (tested in `documents`). The
 /// validator library checks each schema against its draft's meta-schema, and compiling that of draft 7 costs a fifth of
 /// what the eight vocabularies of 2020-12 do: it is on the way to the first answer.
-const COMPILED_AS: Draft = Draft::Draft7;
+pub(super) const COMPILED_AS: Draft = Draft::Draft7;
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::OnceLock};
 
 use serde_json::{Map, Value, json};
 
+use super::errata;
 use crate::revision::Revision;
 
 /// One embedded schema document.
@@ -51,9 +52,9 @@ documents! {
     V2025_06_18 "2025-06-18" ["common" "content" "lifecycle" "utilities" "logging" "tools" "prompts" "resources"
         "completion" "roots" "sampling" "elicitation" "errors"];
     V2025_11_25 "2025-11-25" ["common" "content" "lifecycle" "utilities" "logging" "tools" "prompts" "resources"
-        "completion" "roots" "sampling" "elicitation" "errors"];
+        "completion" "roots" "sampling" "elicitation" "tasks" "errors"];
     V2026_07_28 "2026-07-28" ["common" "content" "lifecycle" "utilities" "logging" "tools" "prompts" "resources"
-        "completion" "roots" "sampling" "elicitation" "input" "subscriptions" "errors"];
+        "completion" "roots" "sampling" "elicitation" "input" "subscriptions" "tasks" "errors"];
 }
 
 impl Document {
@@ -65,8 +66,10 @@ impl Document {
 
     fn definitions(&self) -> &Map<String, Value> {
         let parsed = self.parsed.get_or_init(|| {
-            serde_json::from_str(self.text)
-                .expect("every embedded document is parsed by a test of this module")
+            let mut parsed = serde_json::from_str(self.text)
+                .expect("every embedded document is parsed by a test of this module");
+            errata::loosen(self.revision, self.group, &mut parsed);
+            parsed
         });
         parsed
             .get("$defs")

@@ -1,13 +1,16 @@
 //! Where our verdict differs from the published schema files on purpose, and why.
 //!
-//! Two kinds: a published definition that refuses legal traffic (its text is repaired, and repaired so it agrees with
-//! ours everywhere), and a rule of the specification's prose that no published definition holds (the gate applies it in
-//! code). Each entry carries a tripwire: a message on which the two verdicts differ.
+//! Three kinds: a published definition that refuses legal traffic (its text is repaired, and repaired so it agrees with
+//! ours everywhere), a rule of the specification's prose that no published definition holds (the gate applies it in
+//! code), and a released file of our own that refuses legal traffic: it never changes, so it is loosened here. Each entry
+//! carries a tripwire: a message on which the two verdicts differ.
+
+use serde_json::Value;
 
 use super::Definition;
 use crate::{revision::Revision, wire::Method};
 
-/// Our verdict on the tripwire; the published file's is the opposite.
+/// Our verdict on the tripwire; that of the file that is wrong is the opposite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Legal: we accept it.
@@ -26,8 +29,78 @@ pub enum Cause {
         /// What is to be added.
         types: &'static [&'static str],
     },
+    /// A released file of ours refuses what is legal. The file stays as it is; its definitions are loosened as they are
+    /// loaded.
+    ReleasedTooStrict {
+        /// The document, as in `2025-06-18/tools`.
+        document: &'static str,
+        /// Where in it, as JSON Pointer.
+        pointer: &'static str,
+        /// What is let go.
+        loosening: Loosening,
+    },
     /// The gate applies a rule of the prose in code.
     Rule,
+}
+
+/// A change to a part of a schema after which more fits it than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loosening {
+    /// `type` names these too.
+    Types(&'static [&'static str]),
+    /// `enum` has these too, each as JSON.
+    Values(&'static [&'static str]),
+    /// `required` lacks these.
+    Optional(&'static [&'static str]),
+    /// The keyword is gone: a bound, a pattern, `additionalProperties`.
+    Without(&'static str),
+}
+
+impl Loosening {
+    /// Changes `schema`; false where there is nothing of the kind to loosen.
+    #[must_use]
+    pub fn apply(self, schema: &mut Value) -> bool {
+        let Some(members) = schema.as_object_mut() else { return false };
+        match self {
+            Self::Types(names) => {
+                let Some(types) = members.get_mut("type") else { return false };
+                if let Value::String(only) = types {
+                    *types = Value::Array(vec![Value::String(std::mem::take(only))]);
+                }
+                let Some(types) = types.as_array_mut() else { return false };
+                types.extend(names.iter().map(|name| Value::from(*name)));
+                true
+            }
+            Self::Values(texts) => {
+                let Some(values) = members.get_mut("enum").and_then(Value::as_array_mut) else {
+                    return false;
+                };
+                values.extend(texts.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok()));
+                true
+            }
+            Self::Optional(names) => {
+                let Some(required) = members.get_mut("required").and_then(Value::as_array_mut) else {
+                    return false;
+                };
+                let before = required.len();
+                required.retain(|name| !names.iter().any(|optional| name == optional));
+                required.len() + names.len() == before
+            }
+            Self::Without(keyword) => members.shift_remove(keyword).is_some(),
+        }
+    }
+}
+
+/// Loosens the released document of `group` under `revision` as the table says.
+pub(super) fn loosen(revision: Revision, group: &str, schema: &mut Value) {
+    for erratum in ERRATA {
+        if let Cause::ReleasedTooStrict { document, pointer, loosening } = erratum.cause
+            && document.split_once('/') == Some((revision.as_str(), group))
+        {
+            let applied = schema.pointer_mut(pointer).is_some_and(|part| loosening.apply(part));
+            debug_assert!(applied, "{document}{pointer} has nothing of that kind to loosen");
+        }
+    }
 }
 
 /// One deliberate difference.
@@ -247,7 +320,7 @@ pub const ERRATA: &[Erratum] = &[
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, Value};
+    use serde_json::Map;
 
     use super::*;
     use crate::{
@@ -285,7 +358,10 @@ mod tests {
             }
             Definition::Result(method) => gate.admit_input_response(revision, method, value.clone()).is_ok(),
             Definition::Ask(method) => gate.check_input_request(revision, method, &params()).is_ok(),
-            Definition::InputRequired => panic!("use the whole response"),
+            Definition::TaskCreatedResponse => {
+                gate.seal_created_task(revision, &id, &value["result"]).is_ok()
+            }
+            Definition::InputRequired | Definition::TaskCreated => panic!("use the whole response"),
             Definition::Error(_) => {
                 let code = match value["error"]["code"].as_i64() {
                     Some(-32002) => ErrorCode::ResourceNotFoundLegacy,

@@ -80,6 +80,10 @@ pub struct Sealed {
 }
 
 impl Sealed {
+    /// What was checked and written elsewhere in this module.
+    pub(super) const fn of(bytes: Vec<u8>) -> Self {
+        Self { bytes }
+    }
     /// One JSON text on one line, without terminator.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -134,7 +138,7 @@ impl Gate {
             return Err((id, misplaced(revision, definition)));
         }
         if revision.era() == Era::Modern
-            && rules::may_ask_for_input(method)
+            && (rules::may_ask_for_input(method) || method == Method::TasksUpdate)
             && let Some(Value::Object(params)) = message.get_mut("params")
         {
             rules::tidy_input_responses(params);
@@ -229,12 +233,39 @@ impl Gate {
     ) -> Result<Sealed, Violation> {
         let asks_for_input = revision.era() == Era::Modern
             && result.get("resultType").and_then(Value::as_str) == Some("input_required");
-        let definition = if asks_for_input { Definition::InputRequired } else { Definition::Result(method) };
+        let definition = if asks_for_input {
+            Definition::InputRequired
+        } else if method == Method::TasksResult {
+            // The published definition is open; what a task ends with is the result of the call that it was.
+            check(revision, Definition::Result(method), result, "/result")?;
+            Definition::Result(TASK_METHOD)
+        } else {
+            Definition::Result(method)
+        };
         if method.row().direction == Direction::ToClient {
             return Err(misplaced(revision, definition));
         }
         check(revision, definition, result, "/result")?;
+        if method == Method::TasksGet {
+            check_ended_task(revision, result, "/result")?;
+        }
         obey(revision, definition, "/result", rules::check_result(revision, method, result))?;
+        Ok(write_message(Some(id), "result", result))
+    }
+
+    /// Seals the result of a `tools/call` that became a task.
+    ///
+    /// # Errors
+    /// The violation: our bug.
+    pub fn seal_created_task(
+        &self,
+        revision: Revision,
+        id: &RequestId,
+        result: &Value,
+    ) -> Result<Sealed, Violation> {
+        let definition = Definition::TaskCreated;
+        check(revision, definition, result, "/result")?;
+        obey(revision, definition, "/result", rules::check_created_task(revision, result))?;
         Ok(write_message(Some(id), "result", result))
     }
 
@@ -284,6 +315,12 @@ impl Gate {
             message["params"] = Value::Object(params);
         }
         check(revision, definition, &message, "")?;
+        if method == Method::NotificationsTasks
+            && let Some(params) = message.get("params")
+        {
+            check_ended_task(revision, params, "/params")?;
+            obey(revision, definition, "/params", rules::check_detailed_task(params))?;
+        }
         if method == Method::NotificationsCancelled && message.pointer("/params/requestId").is_none() {
             let fault = Fault::new("/params", "lacks `requestId`");
             obey(revision, definition, "", Some(fault))?;
@@ -359,6 +396,18 @@ impl Gate {
     }
 }
 
+/// The one method whose calls become tasks.
+const TASK_METHOD: Method = Method::ToolsCall;
+
+/// The result within a task (2026-07-28), which its own definition leaves open, against that of the call that it was.
+fn check_ended_task(revision: Revision, task: &Value, prefix: &str) -> Result<(), Violation> {
+    let Some(result) = task.get("result") else { return Ok(()) };
+    let prefix = format!("{prefix}/result");
+    let definition = Definition::Result(TASK_METHOD);
+    check(revision, definition, result, &prefix)?;
+    obey(revision, definition, &prefix, rules::check_result(revision, TASK_METHOD, result))
+}
+
 /// The schema's verdict alone, for comparing it with others: no rule beyond the schema is applied.
 ///
 /// # Errors
@@ -409,7 +458,7 @@ fn take_params(message: Value) -> Map<String, Value> {
 }
 
 /// `{"jsonrpc":"2.0","id":…,"<outcome>":…}`; the id is copied token by token.
-fn write_message(id: Option<&RequestId>, outcome: &str, value: &Value) -> Sealed {
+pub(super) fn write_message(id: Option<&RequestId>, outcome: &str, value: &Value) -> Sealed {
     let mut bytes = Vec::with_capacity(256);
     bytes.extend_from_slice(br#"{"jsonrpc":"2.0""#);
     if let Some(id) = id {
@@ -424,7 +473,7 @@ fn write_message(id: Option<&RequestId>, outcome: &str, value: &Value) -> Sealed
     Sealed { bytes }
 }
 
-fn text_of(message: &Value) -> Vec<u8> {
+pub(super) fn text_of(message: &Value) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
     write_value(&mut bytes, message);
     bytes

@@ -96,6 +96,7 @@ pub(super) fn check_result(revision: Revision, method: Method, result: &Value) -
 
 fn check_modern_result(method: Method, result: &Map<String, Value>) -> Option<Fault> {
     match result.get("resultType").and_then(Value::as_str)? {
+        "complete" if method == Method::TasksGet => task_members(result),
         "complete" => None,
         "input_required" if !may_ask_for_input(method) => {
             Some(Fault::new("/resultType", format!("must be \"complete\" for {}", method.as_str())))
@@ -121,6 +122,42 @@ fn check_modern_result(method: Method, result: &Map<String, Value>) -> Option<Fa
         }
         _ => Some(Fault::new("/resultType", "must be \"complete\" or \"input_required\"")),
     }
+}
+
+/// Members of a task that one of the two designs calls otherwise, or keeps for another status: they would be read as
+/// nothing.
+const FOREIGN_TASK_MEMBERS: [&str; 2] = ["ttl", "pollInterval"];
+const STATUS_MEMBERS: [(&str, &str); 3] =
+    [("input_required", "inputRequests"), ("completed", "result"), ("failed", "error")];
+
+/// What a schema cannot see in the result of a `tools/call` that became a task; paths start at the result.
+pub(super) fn check_created_task(revision: Revision, result: &Value) -> Option<Fault> {
+    let result = result.as_object()?;
+    if revision.era() == Era::Legacy {
+        return result
+            .contains_key("resultType")
+            .then(|| Fault::new("/resultType", format!("does not exist in {revision}")));
+    }
+    let details = STATUS_MEMBERS.map(|(_, member)| member);
+    let strange = FOREIGN_TASK_MEMBERS.iter().chain(&details).chain(&["requestState", "task"]);
+    strange
+        .copied()
+        .find(|member| result.contains_key(*member))
+        .map(|member| Fault::new(format!("/{member}"), "must be absent from a task that was only made"))
+}
+
+/// What a schema cannot see in a task of 2026-07-28; paths start at the task.
+pub(super) fn check_detailed_task(task: &Value) -> Option<Fault> {
+    task_members(task.as_object()?)
+}
+
+fn task_members(task: &Map<String, Value>) -> Option<Fault> {
+    let status = task.get("status").and_then(Value::as_str)?;
+    let others = STATUS_MEMBERS.iter().filter(|(of, _)| *of != status).map(|(_, member)| *member);
+    others
+        .chain(FOREIGN_TASK_MEMBERS)
+        .find(|member| task.contains_key(*member))
+        .map(|member| Fault::new(format!("/{member}"), format!("does not belong to a task that is {status}")))
 }
 
 /// What a schema cannot see in a request of ours to the client; paths start at the message.

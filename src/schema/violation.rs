@@ -150,6 +150,14 @@ fn explain(error: &ValidationError<'_>, prefix: &str, faults: &mut Vec<Fault>) {
             return;
         }
     }
+    if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind() {
+        for name in unexpected.iter().take(VIOLATION_FAULTS_MAX) {
+            let name = name.replace('~', "~0").replace('/', "~1");
+            let path = bounded_path(prefix, &format!("{}/{name}", error.instance_path().as_str()));
+            faults.push(Fault::new(path, "is not known here"));
+        }
+        return;
+    }
     faults.push(Fault::new(bounded_path(prefix, error.instance_path().as_str()), rule(error.kind())));
 }
 
@@ -271,6 +279,10 @@ fn rule(kind: &ValidationErrorKind) -> String {
         ValidationErrorKind::Enum { options } => format!("must be one of {}", option_list(options)),
         ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
         ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}"),
+        ValidationErrorKind::MinLength { limit: 1 } => "must not be empty".to_owned(),
+        ValidationErrorKind::MaxLength { limit } => format!("must have at most {limit} characters"),
+        ValidationErrorKind::Pattern { pattern } => format!("must match `{pattern}`"),
+        ValidationErrorKind::MaxProperties { limit: 0 } => "must be empty".to_owned(),
         ValidationErrorKind::MaxItems { limit } => format!("must have at most {limit} items"),
         ValidationErrorKind::MinItems { limit } => format!("must have at least {limit} items"),
         ValidationErrorKind::AnyOf { .. } | ValidationErrorKind::OneOfNotValid { .. } => {

@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     metrics::{Metrics, Sample, Sampled},
     store::{SharedStore, StoreState},
-    tool::Service,
+    tool::{Service, tasks::TaskFigures},
     transport::{Checked, Health, StoreCheck},
 };
 
@@ -87,6 +87,22 @@ fn watch(parts: &Shared, metrics: &Metrics) {
             let is_open = store.state().map(|state| f64::from(u8::from(state == StoreState::Failed)));
             is_open.map(|open| Sample::labelled("backend", "sqlite", open)).into_iter().collect()
         },
+    );
+    let tasks = Arc::clone(parts.service.tasks());
+    metrics.sample("tasks_running", "Tasks that run", Sampled::Gauge, move || {
+        vec![Sample::plain(tasks.figures().running as f64)]
+    });
+    let tasks = Arc::clone(parts.service.tasks());
+    metrics.sample("tasks_ended", "Tasks that have ended, by how", Sampled::Counter, move || {
+        let ended = TaskFigures::ENDED.into_iter().zip(tasks.figures().ended);
+        ended.map(|(how, count)| Sample::labelled("how", how, count as f64)).collect()
+    });
+    let tasks = Arc::clone(parts.service.tasks());
+    metrics.sample(
+        "tasks_refused",
+        "Calls that found no room to become tasks",
+        Sampled::Counter,
+        move || vec![Sample::plain(tasks.figures().refused as f64)],
     );
     let engine = Arc::clone(&parts.engine);
     metrics.sample(

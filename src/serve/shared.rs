@@ -41,7 +41,9 @@ use crate::{
 
 /// The store may take so long to close.
 const CLOSE_MAX: Duration = Duration::from_millis(250);
-/// Tasks that are still there at the end get so long.
+/// Calls that became tasks were told to end before; what is left of them gets so long.
+const TASKS_END: Duration = Duration::from_millis(250);
+/// Tasks of the runtime that are still there at the end get so long.
 const RUNTIME_END: Duration = Duration::from_millis(100);
 /// Descriptors for all that is no connection: the store, logs, git.
 const DESCRIPTORS_OF_OUR_OWN: u64 = 256;
@@ -168,6 +170,7 @@ async fn serve(config: &Config, runtime: Handle) -> Result<(), ServeError> {
         hosts: config.allowed_hosts.clone(),
         origins: config.allowed_origins.clone(),
         serves_sse: config.legacy_sse.is_served_on(address),
+        serves_dialect: config.old_dialect,
     };
     tokio::spawn({
         let host = Arc::clone(&host);
@@ -176,12 +179,21 @@ async fn serve(config: &Config, runtime: Handle) -> Result<(), ServeError> {
             host.hub.run(changes).await;
         }
     });
+    tokio::spawn({
+        let (tasks, stopping) = (Arc::clone(parts.service.tasks()), host.stopping.clone());
+        async move {
+            // Whoever waits for the end of one is answered while connections are still there.
+            stopping.cancelled().await;
+            tasks.stop().await;
+        }
+    });
     tokio::spawn(signals.end(Arc::clone(&host)));
     tokio::spawn(hangups.refresh_tokens(Arc::clone(&host)));
     let served = http::serve(Arc::clone(&host), listener).await;
     if let Some(audit) = &host.audit {
         audit.close();
     }
+    parts.service.tasks().close(TASKS_END).await;
     parts.store.close(CLOSE_MAX).await;
     info!("ended");
     served.map_err(of_address)
@@ -233,6 +245,9 @@ fn announce(config: &Config, address: SocketAddr, encrypted: bool) {
     info!(%address, tls = encrypted, "listening");
     if !encrypted && address.ip().to_canonical().is_loopback() {
         info!("join it from a host with `tmws connect ws://{address}`, or point one at http://{address}/mcp");
+    }
+    if config.old_dialect {
+        warn!("the old dialect is served at /ws/mcp: move its clients to MCP, which is at /ws and /mcp");
     }
     match token_source(config).ok().flatten().map(|source| (source.path(), source)) {
         None => warn!("clients need no token: whoever reaches this address is the local user"),

@@ -36,7 +36,9 @@ use crate::{
 
 /// Threads for calls that are not ready at once. The connection's own thread is not among them.
 const WORKER_THREADS: usize = 2;
-/// Tasks that are still there at the end get so long, and as long again is left for the process to be taken down: the
+/// Calls that became tasks are cancelled, and marked so, within so long. Where there are none, it takes no time.
+const TASKS_END: Duration = Duration::from_millis(100);
+/// Tasks of the runtime that are still there at the end get so long, and as long again is left for the process to be taken down: the
 /// loop ends by so much earlier.
 const RUNTIME_END: Duration = Duration::from_millis(50);
 
@@ -72,7 +74,9 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
     let signals = watch_signals(&runtime, &mailbox)?;
 
     let local = Local::new(config);
-    let service: Arc<dyn Service> = local.service();
+    let tmws = local.service();
+    let tasks = Arc::clone(tmws.tasks());
+    let service: Arc<dyn Service> = tmws;
     forward_events(&runtime, &*service, &mailbox);
     let key = config.state_key.as_ref().map_or_else(super::random_key, |key| Ok(*key.expose()))?;
     let connection = Connection::new(
@@ -106,7 +110,7 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
         limits: &config.connection,
         shutdown: &ShutdownLimits {
             drain: config.shutdown.drain,
-            exit: config.shutdown.exit.saturating_sub(RUNTIME_END * 2),
+            exit: config.shutdown.exit.saturating_sub(RUNTIME_END * 2 + TASKS_END),
         },
     };
     let stop = || match signals.load(Ordering::Acquire) {
@@ -117,6 +121,7 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
     let ended = binding.run(&mut driver, super::now, stop);
     drop(driver);
     drop(entered);
+    runtime.block_on(tasks.close(TASKS_END));
     runtime.shutdown_timeout(RUNTIME_END);
     ended
 }

@@ -28,7 +28,7 @@ use crate::{
     },
     session::Identity,
     tool::{ConnectionId, Context, Notices, Origin, ReplyFuture, Service},
-    wire::{Frame, FrameError, RequestId},
+    wire::{Frame, FrameError, Method, RequestId},
 };
 
 /// A cancelled call may tidy up for so long before it is dropped.
@@ -306,7 +306,8 @@ impl Driver {
     /// but still work until it has ended: of these, too, there are only so many.
     #[must_use]
     pub fn accepts_input(&self) -> bool {
-        self.connection.accepts_input() && self.running.len() < 2 * self.connection.inflight_max()
+        self.connection.accepts_input()
+            && self.running.len() < 2 * self.connection.inflight_max() + self.connection.waiting()
     }
 
     /// The frames to write, in order. What is taken must be written.
@@ -377,6 +378,11 @@ impl Driver {
     /// Starts a call; its reply, where it is ready at once.
     fn start(&mut self, now: Now, call: Call) -> Option<Reply> {
         let id = call.id;
+        let deadline = match call.method() {
+            // It waits for a task, which may take longer than any call.
+            Method::TasksResult => self.connection.deadline_of(Method::TasksResult),
+            _ => self.call_deadline,
+        };
         let cancel = CancellationToken::new();
         let context = Context {
             connection: self.id,
@@ -388,7 +394,7 @@ impl Driver {
                 chosen: OnceLock::new(),
             }),
             cancel: cancel.clone(),
-            deadline: now.monotonic + self.call_deadline,
+            deadline: now.monotonic + deadline,
         };
         let service = Arc::clone(&self.service);
         let made = std::panic::catch_unwind(AssertUnwindSafe(|| service.call(call, context)));

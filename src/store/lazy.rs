@@ -14,10 +14,11 @@ use serde_json::{Map, Value};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
-    Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Remembered,
-    SqliteOptions, SqliteStore, Store, StoreError, StoreState, StoreStats, StoredResult, sqlite::repeated,
+    Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, NewTask,
+    Remembered, SqliteOptions, SqliteStore, Store, StoreError, StoreState, StoreStats, StoredResult,
+    StoredTask, TaskChange, TaskWrite, sqlite::repeated,
 };
-use crate::scope::Scope;
+use crate::{revision::Era, scope::Scope};
 
 /// After a failed opening, calls get its error for so long before the next one tries again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
@@ -211,6 +212,46 @@ impl Store for LazyStore {
         now: Timestamp,
     ) -> Result<StoredResult, StoreError> {
         self.shown(async { self.store().await?.get_result(scope, handle, now).await }.await)
+    }
+
+    async fn put_task(
+        &self,
+        scope: &Scope,
+        task: NewTask,
+        most: usize,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.shown(async { self.store().await?.put_task(scope, task, most, now).await }.await)
+    }
+
+    async fn change_task(
+        &self,
+        scope: &Scope,
+        era: Era,
+        id: &str,
+        change: TaskChange,
+        now: Timestamp,
+    ) -> Result<TaskWrite, StoreError> {
+        self.shown(async { self.store().await?.change_task(scope, era, id, change, now).await }.await)
+    }
+
+    async fn get_task(
+        &self,
+        scope: &Scope,
+        era: Era,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<Option<StoredTask>, StoreError> {
+        self.shown(async { self.store().await?.get_task(scope, era, id, now).await }.await)
+    }
+
+    async fn list_tasks(
+        &self,
+        scope: &Scope,
+        era: Era,
+        now: Timestamp,
+    ) -> Result<Vec<StoredTask>, StoreError> {
+        self.shown(async { self.store().await?.list_tasks(scope, era, now).await }.await)
     }
 
     async fn state_key(&self) -> Result<[u8; 32], StoreError> {

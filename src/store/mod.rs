@@ -1,4 +1,4 @@
-//! Memory, sessions and result handles: the traits, and what each call guarantees.
+//! Memory, sessions, result handles and tasks: the traits, and what each call guarantees.
 //!
 //! Every call takes a [`Scope`]. A write is acknowledged after its transaction committed, never before.
 
@@ -19,14 +19,14 @@ use serde_json::{Map, Value};
 pub use error::StoreError;
 pub use lazy::LazyStore;
 pub use model::{
-    Forgotten, Hit, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Order,
-    Remembered, StoreStats, StoredResult, Trust, Visibility,
+    Forgotten, Hit, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, NewTask,
+    Order, Remembered, StoreStats, StoredResult, StoredTask, TaskChange, TaskWrite, Trust, Visibility,
 };
 pub use sqlite::{SqliteOptions, SqliteStore};
 
-use crate::scope::Scope;
+use crate::{revision::Era, scope::Scope};
 
-/// Where memories, sessions and results live.
+/// Where memories, sessions, results and tasks live.
 ///
 /// **Isolation.** Reads see the scope's project and the principal's `personal` project, plus `shared` memories of the
 /// same principal from any project; visibility `agent` is a wall around one agent of one principal (in the project and
@@ -145,6 +145,58 @@ pub trait Store: Send + Sync {
         now: Timestamp,
     ) -> Result<StoredResult, StoreError>;
 
+    /// Keeps a new task, bound to principal, project and era. Where the principal then has more than `most` in the project,
+    /// the oldest final ones go; running ones never do. A body is bounded as a result is.
+    ///
+    /// A store that keeps no tasks says so with [`StoreError::Unavailable`]: they end with their process.
+    async fn put_task(
+        &self,
+        scope: &Scope,
+        task: NewTask,
+        most: usize,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let _ = (scope, task, most, now);
+        Err(no_tasks())
+    }
+
+    /// Changes a task that is not final, in one step with looking whether it is: of two that end it, whoever asks, the
+    /// first wins, and the other is told what it now is. Unknown, expired, foreign and of the other era are one case.
+    async fn change_task(
+        &self,
+        scope: &Scope,
+        era: Era,
+        id: &str,
+        change: TaskChange,
+        now: Timestamp,
+    ) -> Result<TaskWrite, StoreError> {
+        let _ = (scope, era, id, change, now);
+        Err(no_tasks())
+    }
+
+    /// One task, or `None` where it is unknown, expired, foreign or of the other era (the same answer for all four).
+    async fn get_task(
+        &self,
+        scope: &Scope,
+        era: Era,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<Option<StoredTask>, StoreError> {
+        let _ = (scope, era, id, now);
+        Err(no_tasks())
+    }
+
+    /// All tasks of the principal in the project that were made under `era`, newest first.
+    async fn list_tasks(
+        &self,
+        scope: &Scope,
+        era: Era,
+        now: Timestamp,
+    ) -> Result<Vec<StoredTask>, StoreError> {
+        let _ = (scope, era, now);
+        Err(no_tasks())
+    }
+
     /// Looks whether writes are taken now, as a write that changes nothing: with the same waits and the same errors.
     async fn check(&self) -> Result<(), StoreError> {
         Ok(())
@@ -160,6 +212,10 @@ pub trait Store: Send + Sync {
 
     /// Closes cleanly, within `limit`.
     async fn close(&self, limit: Duration);
+}
+
+fn no_tasks() -> StoreError {
+    StoreError::Unavailable { reason: "it keeps no tasks".to_owned() }
 }
 
 /// What a store knows of itself.

@@ -1,8 +1,10 @@
-//! Memories and what is asked of them: plain values.
+//! Memories, results and tasks, and what is asked of them: plain values.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::revision::Era;
 
 /// Who may see a memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -241,4 +243,54 @@ pub struct StoredResult {
     pub pattern: String,
     /// The whole output before shrinking.
     pub value: Value,
+}
+
+/// A task to keep. What it is stays its registry's business.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewTask {
+    /// Unguessable, and never used before.
+    pub id: String,
+    /// The design that it was made under.
+    pub era: Era,
+    /// The whole of it.
+    pub body: Value,
+    /// From then on it is gone.
+    pub expires: Timestamp,
+    /// Until then its process is known to run it.
+    pub lease: Timestamp,
+}
+
+/// A change of a task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskChange {
+    /// The whole of it from now on.
+    pub body: Value,
+    /// Whether it is the last change.
+    pub is_final: bool,
+    /// Until then its process is known to run it.
+    pub lease: Timestamp,
+    /// It is to be changed only where its lease has ended.
+    pub only_abandoned: bool,
+}
+
+/// A task as it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredTask {
+    /// The whole of it.
+    pub body: Value,
+    /// Whether nothing can change any more.
+    pub is_final: bool,
+    /// Until then its process is known to run it.
+    pub lease: Timestamp,
+}
+
+/// What became of a change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TaskWrite {
+    /// It is kept.
+    Written,
+    /// It was not to be made: this stays.
+    Kept(StoredTask),
+    /// There is no such task.
+    Gone,
 }

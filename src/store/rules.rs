@@ -248,6 +248,15 @@ pub(super) fn changed_scratch(
 
 /// A result's value as JSON, or why it is not kept.
 pub(super) fn result_text(value: &Value, limits: &StoreLimits) -> Result<String, StoreError> {
+    bounded_text("result", value, limits)
+}
+
+/// The text of a task, within the bound of a result.
+pub(super) fn task_text(value: &Value, limits: &StoreLimits) -> Result<String, StoreError> {
+    bounded_text("task", value, limits)
+}
+
+fn bounded_text(field: &'static str, value: &Value, limits: &StoreLimits) -> Result<String, StoreError> {
     let text = json(value)?;
     if text.len() > limits.result_bytes_max {
         let message = format!(
@@ -255,7 +264,7 @@ pub(super) fn result_text(value: &Value, limits: &StoreLimits) -> Result<String,
             text.len(),
             limits.result_bytes_max
         );
-        return Err(invalid("result", message));
+        return Err(invalid(field, message));
     }
     Ok(text)
 }

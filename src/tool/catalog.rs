@@ -112,17 +112,29 @@ impl ToolName {
         };
         Tool::new(self.as_str(), self.description(), Arc::new(schema)).with_annotations(self.annotations())
     }
+
+    /// The same as it is listed, with what only 2025-11-25 knows of it: whether it may run as a task, where any may.
+    fn listed(self, offers_tasks: bool) -> Value {
+        let mut tool = super::reply::to_value(&self.definition());
+        match self {
+            Self::ExecutePattern if offers_tasks => tool["execution"] = json!({"taskSupport": "optional"}),
+            Self::ExecutePattern | Self::FindPatterns | Self::GetResult | Self::Remember => {}
+        }
+        tool
+    }
 }
 
 /// The tools that `rights` allow to call, in their order; serialized once for the life of the process.
-pub fn list(rights: Rights) -> Arc<[Value]> {
-    /// By what makes a difference: may run patterns, may write memories.
-    static LISTS: [[OnceLock<Arc<[Value]>>; 2]; 2] = [const { [const { OnceLock::new() }; 2] }; 2];
-    let place = |right| usize::from(rights.include(right));
-    let list = &LISTS[place(Rights::PATTERN_RUN)][place(Rights::MEMORY_WRITE)];
+pub fn list(rights: Rights, offers_tasks: bool) -> Arc<[Value]> {
+    type Cell = OnceLock<Arc<[Value]>>;
+    /// By what makes a difference: are there tasks, may run patterns, may write memories.
+    static LISTS: [Cell; 8] = [const { Cell::new() }; 8];
+    let of = |is, bit: usize| if is { bit } else { 0 };
+    let may = |right, bit| of(rights.include(right), bit);
+    let list = &LISTS[of(offers_tasks, 4) | may(Rights::PATTERN_RUN, 2) | may(Rights::MEMORY_WRITE, 1)];
     Arc::clone(list.get_or_init(|| {
         let allowed = ToolName::ALL.into_iter().filter(|tool| rights.include(tool.needs()));
-        allowed.map(|tool| super::reply::to_value(&tool.definition())).collect()
+        allowed.map(|tool| tool.listed(offers_tasks)).collect()
     }))
 }
 
@@ -160,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_a_model_reads_costs_at_most_350_tokens_and_the_wire_500() {
-        let list = list(Rights::ALL);
+        let list = list(Rights::ALL, true);
         let read: Vec<Value> = list
             .iter()
             .map(|tool| json!({"name": tool["name"], "description": tool["description"], "input_schema": tool["inputSchema"]}))
@@ -173,7 +185,7 @@ mod tests {
     #[test]
     fn a_tool_is_listed_where_its_right_is_granted() {
         let names = |rights| -> Vec<String> {
-            list(rights).iter().filter_map(|tool| Some(tool["name"].as_str()?.to_owned())).collect()
+            list(rights, true).iter().filter_map(|tool| Some(tool["name"].as_str()?.to_owned())).collect()
         };
         let (run, read, write) = (Rights::PATTERN_RUN, Rights::MEMORY_READ, Rights::MEMORY_WRITE);
         for (rights, expected) in [
@@ -191,7 +203,7 @@ mod tests {
 
     #[test]
     fn advertised_schemas_are_plain_objects_without_combinators() {
-        for tool in list(Rights::ALL).iter() {
+        for tool in list(Rights::ALL, true).iter() {
             let schema = tool["inputSchema"].as_object().expect("an object");
             assert_eq!(schema["type"], "object");
             for key in schema.keys() {

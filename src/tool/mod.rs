@@ -16,6 +16,7 @@ mod resources;
 mod rights;
 mod service;
 mod shelf;
+pub mod tasks;
 
 pub use catalog::{SCHEMAS, ToolName};
 pub use folders::{Files, FindRoot, Folders, Shelved};
@@ -67,8 +68,8 @@ pub trait Notices: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// Whom a change concerns. Whoever it does not concern must not learn of it. All but [`Audience::Everyone`] are for
-/// changes of memories, which whoever may not read memories does not hear of either.
+/// Whom a change concerns. Whoever it does not concern must not learn of it. All but [`Audience::Everyone`] and
+/// [`Audience::Owner`] are for changes of memories, which whoever may not read memories does not hear of either.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// Everybody: patterns of the whole process.
@@ -77,6 +78,8 @@ pub enum Audience {
     Project(Scope),
     /// The principal, in all of its projects.
     Principal(Scope),
+    /// The principal in the scope's project, whatever it may read: its tasks.
+    Owner(Scope),
     /// One agent of the principal in the scope's project.
     Agent(Scope),
     /// One session of the principal in the scope's project.
@@ -94,6 +97,7 @@ impl Audience {
         };
         match self {
             Self::Everyone => true,
+            Self::Owner(scope) => scope.project() == listener.project() && principal(scope),
             _ if !listener.rights().include(Rights::MEMORY_READ) => false,
             Self::Project(scope) => project(scope),
             Self::Principal(scope) => principal(scope),
@@ -108,7 +112,7 @@ impl Audience {
 }
 
 /// A change and whom it concerns.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// Who may learn of it.
     pub audience: Audience,

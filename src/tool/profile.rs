@@ -16,9 +16,9 @@ Store decisions worth keeping with remember.";
 /// How long lists may be cached, in milliseconds.
 const LIST_TTL_MS: u64 = 60_000;
 
-/// The profile of TMWS.
+/// The profile of TMWS; `tasks`: whether a call may become one.
 #[must_use]
-pub fn profile() -> Arc<Profile> {
+pub fn profile(tasks: bool) -> Arc<Profile> {
     let server_info = json!({
         "name": "tmws",
         "title": "TMWS",
@@ -37,6 +37,7 @@ pub fn profile() -> Arc<Profile> {
             resources: Some(ResourcesCapability { subscribe: true, list_changed: true }),
             completions: true,
             logging: true,
+            tasks,
             ..Capabilities::default()
         },
         list_cache: CacheHint { ttl_ms: LIST_TTL_MS, scope: CacheScope::Private },

@@ -32,7 +32,12 @@ pub(super) fn needs(method: Method, params: &Map<String, Value>) -> Rights {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     match method {
         Method::ToolsCall => ToolName::parse(&text(params.get("name"))).map_or(Rights::NONE, ToolName::needs),
-        Method::PromptsGet => Rights::PATTERN_RUN,
+        Method::PromptsGet
+        | Method::TasksGet
+        | Method::TasksResult
+        | Method::TasksList
+        | Method::TasksUpdate
+        | Method::TasksCancel => Rights::PATTERN_RUN,
         Method::ResourcesRead => of_uri(&text(params.get("uri"))),
         // Handles are never completed.
         Method::CompletionComplete => {
@@ -94,6 +99,11 @@ mod tests {
             (Method::CompletionComplete, template("pattern://{name}"), Rights::NONE),
             (Method::CompletionComplete, template("result://{handle}"), Rights::NONE),
             (Method::CompletionComplete, json!({"ref": 1}), Rights::NONE),
+            (Method::TasksGet, json!({"taskId": "t"}), run),
+            (Method::TasksResult, json!({"taskId": "t"}), run),
+            (Method::TasksList, json!({}), run),
+            (Method::TasksUpdate, json!({"taskId": "t", "inputResponses": {}}), run),
+            (Method::TasksCancel, json!({"taskId": "t"}), run),
             (Method::ToolsList, json!({}), Rights::NONE),
             (Method::PromptsList, json!({}), Rights::NONE),
             (Method::ResourcesList, json!({}), Rights::NONE),

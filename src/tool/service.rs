@@ -6,18 +6,22 @@ use serde_json::{Map, Value};
 use tokio::{sync::broadcast, time::timeout_at};
 
 use super::{
-    Audience, Change, Context, Payload, ReplyFuture, Service, Shelf, ToolName, arguments::InvalidArgument,
-    catalog, completions, execute_pattern, find_patterns, get_result, profile::profile, prompts, remember,
-    reply, resources, rights,
+    Audience, Change, Context, Payload, ReplyFuture, Service, Shelf, ToolName,
+    arguments::InvalidArgument,
+    catalog, completions, execute_pattern, find_patterns, get_result,
+    profile::profile,
+    prompts, remember, reply, resources, rights,
+    tasks::{TaskOptions, Tasks, Worker},
 };
 use crate::{
     engine::{
         Caller, Clock, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, MemoryListener,
         MemoryTouched, Observer, Surroundings, found_text,
     },
+    limits::TaskLimits,
     nearest,
     pattern::{Pattern, PatternKind},
-    protocol::{Call, CallError, Notice, Profile, Reply, ServerEvent},
+    protocol::{Call, CallError, Notice, Profile, Reply, ServerEvent, TaskOffer},
     revision::Revision,
     scope::{ProjectId, Rights, Scope},
     store::{SharedStore, StoreError, Visibility},
@@ -39,6 +43,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// How results travel.
     pub payload: Payload,
+    /// Limits of tasks.
+    pub tasks: TaskLimits,
 }
 
 /// The four tools, the resources, the prompts and the completions of TMWS.
@@ -50,34 +56,82 @@ pub struct TmwsService {
     payload: Payload,
     profile: Arc<Profile>,
     events: broadcast::Sender<Change>,
+    tasks: Arc<Tasks>,
 }
 
 impl TmwsService {
     /// A service. Cheap: nothing is opened or read.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { engine, shelf, store, clock, payload } = parts;
+        let Parts { engine, shelf, store, clock, payload, tasks } = parts;
         let (events, _) = broadcast::channel(EVENTS_MAX);
         shelf.announce_to(events.clone());
         engine.tell_of_memories(Arc::new(Announcer(events.clone())));
-        Arc::new(Self { engine, shelf, store, clock, payload, profile: profile(), events })
+        // Where none may ever run, none is offered: a call is a call then, whatever its client would like.
+        let offers_tasks = tasks.running_max > 0 && tasks.running_per_principal_max > 0;
+        let tasks = Tasks::new(tasks, Some(SharedStore::clone(&store)), Arc::clone(&clock), events.clone());
+        Arc::new(Self { engine, shelf, store, clock, payload, profile: profile(offers_tasks), events, tasks })
     }
 
-    async fn serve(&self, call: Call, context: Context) -> Reply {
+    /// The tasks that calls became.
+    #[must_use]
+    pub fn tasks(&self) -> &Arc<Tasks> {
+        &self.tasks
+    }
+
+    async fn serve(self: Arc<Self>, call: Call, context: Context) -> Reply {
         if let Some(refusal) = rights::refusal(&call, &context.scope) {
             return refusal;
         }
         match call.method() {
+            Method::ToolsCall if call.task.is_some() => self.begin(&call, &context).await,
             Method::ToolsCall => self.call_tool(&call, &context).await,
-            Method::PromptsList => prompts::list(self, &context).await,
-            Method::PromptsGet => prompts::get(self, &call, &context).await,
-            Method::ResourcesList => resources::list(self, &context).await,
-            Method::ResourcesRead => resources::read(self, &call, &context).await,
-            Method::CompletionComplete => completions::complete(self, &call, &context).await,
+            Method::PromptsList => prompts::list(&self, &context).await,
+            Method::PromptsGet => prompts::get(&self, &call, &context).await,
+            Method::ResourcesList => resources::list(&self, &context).await,
+            Method::ResourcesRead => resources::read(&self, &call, &context).await,
+            Method::CompletionComplete => completions::complete(&self, &call, &context).await,
+            Method::TasksGet
+            | Method::TasksResult
+            | Method::TasksList
+            | Method::TasksUpdate
+            | Method::TasksCancel => self.tasks.serve(call, context).await,
             method => {
                 tracing::error!(method = method.as_str(), "a method of the core's reached the service");
                 Reply::Error(CallError::Internal)
             }
+        }
+    }
+
+    /// A call that may become a task, or must.
+    async fn begin(self: Arc<Self>, call: &Call, context: &Context) -> Reply {
+        let params = call.params();
+        let name = params.get("name").and_then(Value::as_str).unwrap_or_default();
+        match (ToolName::parse(name), call.task) {
+            (Some(ToolName::ExecutePattern), Some(offer)) => {
+                let request = match execute_pattern::parse(params) {
+                    Ok(request) => request,
+                    Err(error) => {
+                        return reply::invalid_arguments(call.client.revision, &error, &context.scope);
+                    }
+                };
+                let tasks = Arc::clone(&self.tasks);
+                let run = Run {
+                    service: self,
+                    request,
+                    offer,
+                    context: context.clone(),
+                    revision: call.client.revision,
+                    wants_progress: call.wants_progress,
+                };
+                let options = TaskOptions { on_request: true, ..TaskOptions::default() };
+                tasks.begin(call, context, &options, |worker| run.with(worker)).await
+            }
+            (Some(tool), Some(TaskOffer::Wanted { .. })) => Reply::Error(CallError::TaskSupport(format!(
+                "`{}` never runs as a task: leave `task` out",
+                tool.as_str()
+            ))),
+            _ => self.call_tool(call, context).await,
         }
     }
 
@@ -147,9 +201,13 @@ impl TmwsService {
         context: &Context,
     ) -> Result<Execution, EngineError> {
         self.shelf.ready().await?;
-        let observer = Progress { context, is_wanted: call.wants_progress };
-        let around =
-            Surroundings { observer: &observer, cancel: context.cancel.clone(), deadline: context.deadline };
+        let observer = Progress { context, is_wanted: call.wants_progress, worker: None };
+        let around = Surroundings {
+            observer: &observer,
+            cancel: context.cancel.clone(),
+            deadline: context.deadline,
+            task_deadline: None,
+        };
         self.engine.execute(&context.scope, request, around).await
     }
 
@@ -186,9 +244,10 @@ impl Service for TmwsService {
 
     fn call(self: Arc<Self>, call: Call, context: Context) -> ReplyFuture {
         match call.method() {
-            Method::ToolsList => {
-                Box::pin(std::future::ready(Reply::List(catalog::list(context.scope.rights()))))
-            }
+            Method::ToolsList => Box::pin(std::future::ready(Reply::List(catalog::list(
+                context.scope.rights(),
+                self.profile.capabilities.tasks,
+            )))),
             Method::ResourcesTemplatesList => {
                 Box::pin(std::future::ready(Reply::List(resources::templates())))
             }
@@ -249,10 +308,44 @@ impl From<EngineError> for Refused {
     }
 }
 
-/// Hands progress on as notices, where the client asked for it, and what runs to whoever counts.
+/// A pattern that runs as a task, or may come to.
+struct Run {
+    service: Arc<TmwsService>,
+    request: ExecuteRequest,
+    offer: TaskOffer,
+    context: Context,
+    revision: Revision,
+    wants_progress: bool,
+}
+
+impl Run {
+    async fn with(self, worker: Worker) -> Reply {
+        let Self { service, request, offer, context, revision, wants_progress } = self;
+        let observer = Progress { context: &context, is_wanted: wants_progress, worker: Some(&worker) };
+        // Where the server decides, only a pattern that declares it outlives its call.
+        let (deadline, task_deadline) = match offer {
+            TaskOffer::Wanted { .. } => (worker.deadline(), None),
+            TaskOffer::Allowed => (context.deadline, Some(worker.deadline())),
+        };
+        let cancel = worker.cancel().clone();
+        let around = Surroundings { observer: &observer, cancel, deadline, task_deadline };
+        let executed = async {
+            service.shelf.ready().await?;
+            service.engine.execute(&context.scope, request, around).await
+        };
+        match executed.await {
+            Ok(execution) => service.executed(revision, execution, &context),
+            Err(error) => reply::failed(&error, &context.scope),
+        }
+    }
+}
+
+/// Hands progress on as notices, where the client asked for it, to the task, where it is one, and what runs to whoever
+/// counts.
 struct Progress<'a> {
     context: &'a Context,
     is_wanted: bool,
+    worker: Option<&'a Worker>,
 }
 
 impl Observer for Progress<'_> {
@@ -264,9 +357,17 @@ impl Observer for Progress<'_> {
                 message: Some(step.to_owned()),
             });
         }
+        if let Some(worker) = self.worker {
+            worker.set_message(format!("{done} of {total} steps done, last {step}"));
+        }
     }
 
-    fn chosen(&self, kind: PatternKind) {
+    fn chosen(&self, kind: PatternKind, outlives_call: bool) {
         self.context.notices.choose_pattern(kind);
+        match self.worker {
+            Some(worker) if outlives_call => worker.outlive_call(),
+            Some(worker) => worker.stay_call(),
+            None => {}
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Bindings: bytes in, bytes out. Each feeds a [`crate::session::Driver`] and writes nothing but sealed frames.
 
+mod dialect;
 mod health;
 mod host;
 pub mod http;

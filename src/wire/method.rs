@@ -41,6 +41,8 @@ pub enum Gate {
     Completions,
     /// Server capability `logging`.
     Logging,
+    /// Server capability `tasks` (2025-11-25), extension `io.modelcontextprotocol/tasks` (2026-07-28).
+    Tasks,
     /// Client capability `roots`.
     ClientRoots,
     /// Client capability `sampling`.
@@ -124,6 +126,16 @@ methods! {
     CompletionComplete "completion/complete" Request ToServer [1 1 1 1 1] Completions;
     /// Sets the session's log level (legacy).
     LoggingSetLevel "logging/setLevel" Request ToServer [1 1 1 1 0] Logging;
+    /// Reads where a task stands (2025-11-25 and the extension of 2026-07-28, in shapes of their own).
+    TasksGet "tasks/get" Request ToServer [0 0 0 1 1] Tasks;
+    /// Waits for the end of a task and answers as the call would have (2025-11-25).
+    TasksResult "tasks/result" Request ToServer [0 0 0 1 0] Tasks;
+    /// Lists tasks (2025-11-25).
+    TasksList "tasks/list" Request ToServer [0 0 0 1 0] Tasks;
+    /// Answers what a task asks (the extension of 2026-07-28).
+    TasksUpdate "tasks/update" Request ToServer [0 0 0 0 1] Tasks;
+    /// Stops a task (2025-11-25 and the extension of 2026-07-28).
+    TasksCancel "tasks/cancel" Request ToServer [0 0 0 1 1] Tasks;
     /// Asks the client for its roots.
     RootsList "roots/list" Ask ToClient [1 1 1 1 1] ClientRoots;
     /// Asks the client's model for a completion.
@@ -152,6 +164,10 @@ methods! {
     NotificationsSubscriptionsAcknowledged "notifications/subscriptions/acknowledged" Notification ToClient [0 0 0 0 1] Free;
     /// A URL-mode elicitation is finished (2025-11-25 only).
     NotificationsElicitationComplete "notifications/elicitation/complete" Notification ToClient [0 0 0 1 0] ClientElicitation;
+    /// A task stands elsewhere (2025-11-25).
+    NotificationsTasksStatus "notifications/tasks/status" Notification ToClient [0 0 0 1 0] Tasks;
+    /// A task stands elsewhere (the extension of 2026-07-28).
+    NotificationsTasks "notifications/tasks" Notification ToClient [0 0 0 0 1] Tasks;
 }
 
 impl Method {

@@ -166,6 +166,7 @@ fn call(method: Method, params: &Value) -> Call {
         wants_progress: false,
         log_level: None,
         answers: None,
+        task: None,
     }
 }
 

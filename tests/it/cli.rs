@@ -114,6 +114,17 @@ fn what_is_wrong_is_told_on_stderr_with_a_hint_and_a_code() {
             2,
             "tmws: failed to read the command line: `--setting` takes KEY=VALUE",
         ),
+        (
+            vec!["record"],
+            2,
+            "tmws: failed to read the command line: the following required arguments were not provided: <CMD>...\n\
+             hint: usage: tmws record [OPTIONS] -- <CMD>..., or tmws record [OPTIONS] --listen <ADDRESS:PORT> --to <URL>\n",
+        ),
+        (
+            vec!["record", "--to", "http://127.0.0.1:1"],
+            2,
+            "tmws: failed to read the command line: the following required arguments were not provided: --listen <ADDRESS:PORT>\n",
+        ),
         (vec!["schema", "show", "nothing"], 2, "tmws: failed to show a schema: there is no schema `nothing`"),
         (
             vec!["memory", "import", "/nowhere.jsonl"],
@@ -147,7 +158,9 @@ fn help_fits_a_screen_and_explains_on_demand() {
     assert!(short.stdout.lines().all(|line| line.chars().count() <= 100), "{}", short.stdout);
     let long = desk.run(&["--help"]);
     assert!(long.stdout.contains("Exit codes") && long.stdout.contains("TMWS_ROOT"), "{}", long.stdout);
-    for command in ["stdio", "run", "pattern", "memory", "schema", "doctor"] {
+    let record = desk.run(&["record", "--help"]).stdout;
+    assert!(record.contains("takes the server's place") && record.contains("Examples:"), "{record}");
+    for command in ["stdio", "run", "pattern", "memory", "schema", "doctor", "replay"] {
         let told = desk.run(&[command, "-h"]);
         assert_eq!(told.code, 0, "{command}");
         assert!(told.stdout.lines().count() <= 24, "{}", told.stdout);

@@ -195,6 +195,7 @@ proptest! {
         let (steps, requests, cancelled) = mixture(&turns, lines);
         let mut header = Header::plain();
         header.limits.inflight_requests_max = inflight;
+        "tasks".clone_into(&mut header.profile);
         if declares {
             header.capabilities = object(json!({"roots": {}, "sampling": {}, "elicitation": {}}));
         }

@@ -243,6 +243,7 @@ impl Bench {
             observer: &Unobserved,
             cancel: CancellationToken::new(),
             deadline: Instant::now() + Duration::from_secs(20),
+            task_deadline: None,
         };
         self.shared.shelf.ready().await.unwrap();
         assert_eq!(*self.shared.shelf.faults(), [] as [String; 0]);
@@ -543,6 +544,7 @@ async fn an_explicit_session_overrides_that_of_the_connection_and_without_one_th
 fn available(rights: Rights, has_root: bool) -> Vec<&'static str> {
     [
         ("code.find", Rights::NONE, true),
+        ("memory.lookup", Rights::MEMORY_READ, false),
         ("memory.recall", Rights::MEMORY_READ, false),
         ("memory.timeline", Rights::MEMORY_READ, false),
         ("repo.digest", Rights::MEMORY_READ, true),

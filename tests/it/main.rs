@@ -26,4 +26,5 @@ mod store_contract;
 mod store_faults;
 mod store_model;
 mod support;
+mod tasks;
 mod tools;

@@ -16,8 +16,8 @@ use tmws::{
 struct Row {
     revision: Revision,
     title: String,
-    /// Which way through the gate: `request`, `notification`, `sent notification`, `result`, `error`, `sent request`,
-    /// `answer`, `ask` or `input response`.
+    /// Which way through the gate: `request`, `notification`, `sent notification`, `result`, `created task`, `error`,
+    /// `sent request`, `answer`, `ask` or `input response`.
     way: String,
     method: Option<Method>,
     frame: Value,
@@ -120,6 +120,10 @@ fn pass(gate: Gate, row: &Row) -> Result<Option<Sealed>, Violation> {
         },
         "result" => match id(frame) {
             Some(id) => gate.seal_result(revision, method, &id, &frame["result"]).map(Some),
+            None => Ok(None),
+        },
+        "created task" => match id(frame) {
+            Some(id) => gate.seal_created_task(revision, &id, &frame["result"]).map(Some),
             None => Ok(None),
         },
         "error" => match error_code(frame) {

@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use serde_json::json;
 use tmws::{
     limits::StoreLimits,
-    scope::{ProjectId, Scope},
+    revision::Era,
+    scope::{ProjectId, Rights, Scope},
     store::{
-        Hits, LazyStore, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Order, SqliteOptions,
-        SqliteStore, Store, StoreError, StoreStats, StoredResult, Trust, Visibility,
+        Hits, LazyStore, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, NewTask, Order,
+        SqliteOptions, SqliteStore, Store, StoreError, StoreStats, StoredResult, StoredTask, TaskChange,
+        TaskWrite, Trust, Visibility,
     },
 };
 
@@ -715,6 +717,100 @@ async fn a_project_keeps_a_bounded_number_of_results_and_sessions(store: &dyn St
     store.session_scratch(&a, &sessions[max], at(2)).await.unwrap();
 }
 
+fn task(id: &str, era: Era, body: i64) -> NewTask {
+    NewTask { id: id.to_owned(), era, body: json!({"n": body}), expires: at(100), lease: at(10) }
+}
+
+fn change(body: i64, is_final: bool) -> TaskChange {
+    TaskChange { body: json!({"n": body}), is_final, lease: at(20), only_abandoned: false }
+}
+
+async fn a_task_is_kept_for_its_owner_in_its_project_and_era(store: &dyn Store) {
+    let a = scope("a", "ann");
+    store.put_task(&a, task("t_1", Era::Legacy, 1), 9, at(0)).await.unwrap();
+    store.put_task(&a, task("t_2", Era::Modern, 2), 9, at(0)).await.unwrap();
+    store.put_task(&a, task("t_3", Era::Modern, 3), 9, at(0)).await.unwrap();
+    let kept = StoredTask { body: json!({"n": 1}), is_final: false, lease: at(10) };
+    for who in [a.clone(), a.with_session("any"), a.with_rights(Rights::PATTERN_RUN)] {
+        assert_eq!(store.get_task(&who, Era::Legacy, "t_1", at(99)).await.unwrap(), Some(kept.clone()));
+    }
+    let bodies: Vec<_> = store.list_tasks(&a, Era::Modern, at(1)).await.unwrap();
+    assert_eq!(bodies.iter().map(|task| task.body["n"].as_i64().unwrap()).collect::<Vec<_>>(), [3, 2]);
+    for (who, era, id, second) in [
+        (a.clone(), Era::Legacy, "t_1", 100),
+        (a.clone(), Era::Modern, "t_1", 1),
+        (scope("a", "bob"), Era::Legacy, "t_1", 1),
+        (scope("b", "ann"), Era::Legacy, "t_1", 1),
+        (a.clone(), Era::Legacy, "t_4", 1),
+    ] {
+        assert_eq!(store.get_task(&who, era, id, at(second)).await.unwrap(), None);
+        let written = store.change_task(&who, era, id, change(7, true), at(second)).await.unwrap();
+        assert_eq!(written, TaskWrite::Gone);
+    }
+    assert!(store.list_tasks(&scope("a", "bob"), Era::Modern, at(1)).await.unwrap().is_empty());
+    assert!(store.list_tasks(&a, Era::Modern, at(100)).await.unwrap().is_empty());
+    assert_eq!(store.get_task(&a, Era::Legacy, "t_1", at(1)).await.unwrap(), Some(kept));
+}
+
+async fn a_final_task_stays_as_it_is(store: &dyn Store) {
+    let a = scope("a", "ann");
+    store.put_task(&a, task("t_1", Era::Legacy, 1), 9, at(0)).await.unwrap();
+    let write = async |change| store.change_task(&a, Era::Legacy, "t_1", change, at(5)).await.unwrap();
+    assert_eq!(write(change(2, false)).await, TaskWrite::Written);
+    let ends = tokio::join!(write(change(3, true)), write(change(4, true)));
+    let kept = store.get_task(&a, Era::Legacy, "t_1", at(5)).await.unwrap().unwrap();
+    assert!(kept.is_final);
+    let winners = [&ends.0, &ends.1].iter().filter(|end| ***end == TaskWrite::Written).count();
+    assert_eq!(winners, 1, "{ends:?}");
+    for end in [ends.0, ends.1] {
+        assert!(end == TaskWrite::Written || end == TaskWrite::Kept(kept.clone()));
+    }
+    assert_eq!(write(change(5, false)).await, TaskWrite::Kept(kept.clone()));
+    assert_eq!(store.get_task(&a, Era::Legacy, "t_1", at(5)).await.unwrap(), Some(kept));
+}
+
+async fn a_task_is_abandoned_when_its_lease_has_ended(store: &dyn Store) {
+    let a = scope("a", "ann");
+    store.put_task(&a, task("t_1", Era::Modern, 1), 9, at(0)).await.unwrap();
+    let abandoned = TaskChange { only_abandoned: true, ..change(2, true) };
+    let write = async |second| {
+        store.change_task(&a, Era::Modern, "t_1", abandoned.clone(), at(second)).await.unwrap()
+    };
+    let running = StoredTask { body: json!({"n": 1}), is_final: false, lease: at(10) };
+    assert_eq!(write(9).await, TaskWrite::Kept(running));
+    assert_eq!(write(10).await, TaskWrite::Written);
+    assert!(matches!(write(11).await, TaskWrite::Kept(StoredTask { is_final: true, .. })));
+}
+
+async fn the_oldest_final_task_makes_room_and_no_running_one(store: &dyn Store) {
+    let a = scope("a", "ann");
+    let put = async |id: &str| store.put_task(&a, task(id, Era::Legacy, 1), 2, at(0)).await.unwrap();
+    let is_there = async |id: &str| store.get_task(&a, Era::Legacy, id, at(1)).await.unwrap().is_some();
+    store.put_task(&scope("b", "ann"), task("t_other", Era::Legacy, 1), 2, at(0)).await.unwrap();
+    for id in ["t_1", "t_2", "t_3"] {
+        put(id).await;
+    }
+    assert!(is_there("t_1").await, "it runs");
+    for id in ["t_1", "t_2"] {
+        store.change_task(&a, Era::Legacy, id, change(2, true), at(1)).await.unwrap();
+    }
+    put("t_4").await;
+    let there = [is_there("t_1").await, is_there("t_2").await, is_there("t_3").await, is_there("t_4").await];
+    assert_eq!(there, [false, false, true, true]);
+    assert!(store.get_task(&scope("b", "ann"), Era::Legacy, "t_other", at(1)).await.unwrap().is_some());
+}
+
+async fn a_task_is_bounded_as_a_result_is(store: &dyn Store) {
+    let a = scope("a", "ann");
+    let limit = StoreLimits::default().result_bytes_max;
+    let sized = |bytes: usize| json!("x".repeat(bytes - 2));
+    let big = |bytes| NewTask { body: sized(bytes), ..task("t_1", Era::Legacy, 1) };
+    assert_eq!(invalid(store.put_task(&a, big(limit + 1), 9, at(0)).await).0, "task");
+    store.put_task(&a, big(limit), 9, at(0)).await.unwrap();
+    let grown = TaskChange { body: sized(limit + 1), ..change(1, true) };
+    assert_eq!(invalid(store.change_task(&a, Era::Legacy, "t_1", grown, at(1)).await).0, "task");
+}
+
 async fn the_state_key_is_made_once(store: &dyn Store) {
     let key = store.state_key().await.unwrap();
     assert_ne!(key, [0; 32]);
@@ -794,6 +890,11 @@ macro_rules! contract {
             scratch_is_bounded
             a_result_stays_behind_its_handle_until_it_expires
             a_project_keeps_a_bounded_number_of_results_and_sessions
+            a_task_is_kept_for_its_owner_in_its_project_and_era
+            a_final_task_stays_as_it_is
+            a_task_is_abandoned_when_its_lease_has_ended
+            the_oldest_final_task_makes_room_and_no_running_one
+            a_task_is_bounded_as_a_result_is
             the_state_key_is_made_once
             statistics_count_what_is_seen
             a_clock_that_goes_back_neither_loses_nor_reorders

@@ -20,8 +20,9 @@ use std::{
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tmws::{
     limits::StoreLimits,
+    revision::Era,
     scope::Scope,
-    store::{LazyStore, MemoryFilter, SqliteOptions, SqliteStore, Store, StoreError},
+    store::{LazyStore, MemoryFilter, NewTask, SqliteOptions, SqliteStore, Store, StoreError},
     transport::{Dependency as _, StoreCheck},
 };
 
@@ -571,13 +572,42 @@ async fn a_newer_store_is_refused_untouched() {
     let error = refused(&path).await;
     insta::assert_snapshot!(
         told(&error, folder.path()),
-        @"the store [folder]/tmws.db has schema version 99, this binary knows 1; it was left untouched: use a newer tmws"
+        @"the store [folder]/tmws.db has schema version 99, this binary knows 2; it was left untouched: use a newer tmws"
     );
     assert!(fs::read(&path).unwrap() == before);
     let mut connection = raw(&path).await;
-    run(&mut connection, "PRAGMA user_version = 1").await;
+    run(&mut connection, "PRAGMA user_version = 2").await;
     connection.close().await.unwrap();
     assert_eq!(contents(&open(&path).await.unwrap()).await.len(), 2);
+}
+
+/// `fixtures/stores/schema-1.db` was written before there were tasks.
+#[tokio::test]
+async fn a_store_of_the_first_schema_is_brought_to_the_newest_with_all_that_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/stores/schema-1.db");
+    fs::copy(old, &path).unwrap();
+    let store = open(&path).await.unwrap();
+    let kept = ["m0 kept by version 1", "m1 kept by version 1", "m2 kept by version 1"].map(str::to_owned);
+    assert_eq!(contents(&store).await, BTreeSet::from(kept));
+    let scratch = store.session_scratch(&ann(), "s_B541R8eBsF3HoETBdo6IOw", at(6)).await.unwrap();
+    assert_eq!(scratch["k"], 7);
+    let result = store.get_result(&ann(), "r_pC2IzAQbTMA7OqF_rSHC1Q", at(6)).await.unwrap();
+    assert_eq!(result.pattern, "p@1");
+    assert_eq!(store.state_key().await.unwrap()[..4], [13, 221, 25, 53]);
+    let task = NewTask {
+        id: "t_1".to_owned(),
+        era: Era::Modern,
+        body: serde_json::json!({}),
+        expires: at(9),
+        lease: at(9),
+    };
+    store.put_task(&ann(), task, 9, at(6)).await.unwrap();
+    store.close(SOON).await;
+    let again = open(&path).await.unwrap();
+    assert_eq!(contents(&again).await.len(), 3);
+    assert!(again.get_task(&ann(), Era::Modern, "t_1", at(7)).await.unwrap().is_some());
 }
 
 #[tokio::test]

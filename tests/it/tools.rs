@@ -68,7 +68,7 @@ impl Notices for Heard {
     }
 }
 
-struct Bench {
+pub(crate) struct Bench {
     folder: TempDir,
     service: Arc<TmwsService>,
     gate: Gate,
@@ -77,7 +77,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(&[])
     }
 
@@ -131,7 +131,7 @@ impl Bench {
     }
 
     /// Calls a tool; its answer, whether it failed, and its `_meta`.
-    async fn tool(&self, name: &str, arguments: Value) -> (Value, bool, Value) {
+    pub(crate) async fn tool(&self, name: &str, arguments: Value) -> (Value, bool, Value) {
         told(self.ask(Method::ToolsCall, json!({"name": name, "arguments": arguments})).await)
     }
 
@@ -190,16 +190,15 @@ async fn lists_touch_no_store() {
     assert!(!bench.folder.path().join("data").exists());
 }
 
-#[tokio::test]
-async fn every_answer_fits_its_versioned_schema() {
-    let bench = Bench::new();
+/// Calls that are answered in every shape that the tools have.
+pub(crate) async fn calls_of_every_shape(bench: &Bench) -> Vec<(&'static str, Value)> {
     let many: Vec<String> = (0..80).map(|n| format!("line {n} says a few words")).collect();
     let shrunk =
         bench.tool("execute_pattern", json!({"pattern": "test.echo", "input": {"lines": many}})).await.0;
     let handle = shrunk["more"]["handle"].clone();
     let etag = bench.tool("execute_pattern", json!({"pattern": "test.echo"})).await.0["etag"].clone();
     let id = bench.tool("remember", json!({"content": "The port is 7337."})).await.0["id"].clone();
-    let calls = [
+    vec![
         ("execute_pattern", json!({"pattern": "test.echo", "input": {"word": "world"}})),
         ("execute_pattern", json!({"pattern": "test.echo@1"})),
         ("execute_pattern", json!({"pattern": "test.echo", "unless": etag})),
@@ -219,8 +218,13 @@ async fn every_answer_fits_its_versioned_schema() {
             json!({"content": "The port is 7400.", "tags": ["net"], "importance": 1, "supersedes": id}),
         ),
         ("remember", json!({"content": " "})),
-    ];
-    for (tool, arguments) in calls {
+    ]
+}
+
+#[tokio::test]
+async fn every_answer_fits_its_versioned_schema() {
+    let bench = Bench::new();
+    for (tool, arguments) in calls_of_every_shape(&bench).await {
         let (answer, failed, meta) = bench.tool(tool, arguments.clone()).await;
         let shown = format!("{tool} {arguments}: {answer}");
         if let Some(error) = schema(tool, "output").iter_errors(&answer).next() {
@@ -235,7 +239,7 @@ async fn every_answer_fits_its_versioned_schema() {
 }
 
 /// Arguments, and what is said about them; `None`: they fit.
-fn arguments() -> Vec<(&'static str, Value, Option<&'static str>)> {
+pub(crate) fn arguments() -> Vec<(&'static str, Value, Option<&'static str>)> {
     let long = "x".repeat(2_001);
     vec![
         ("execute_pattern", json!({"pattern": "test.echo"}), None),

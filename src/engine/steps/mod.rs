@@ -9,7 +9,13 @@ pub mod git;
 mod memory;
 mod session;
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -25,6 +31,9 @@ use crate::{
 
 pub(super) use control::{Foreach, first_case};
 pub(super) use data::clip as data_clip;
+
+/// So long before its deadline a step may end what it waits for, so that its own typed answer still arrives.
+pub(super) const ENDS_EARLY: Duration = Duration::from_millis(10);
 
 /// What surrounds one step.
 #[derive(Clone)]
@@ -138,7 +147,7 @@ pub(super) fn json_bytes(value: &impl Serialize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
     use super::*;
     use crate::{

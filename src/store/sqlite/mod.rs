@@ -8,6 +8,7 @@ mod handle;
 mod memory;
 mod open;
 mod query;
+mod task;
 mod view;
 mod writer;
 
@@ -28,14 +29,15 @@ use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
 use self::{
     fault::{Fault, classify},
     handle::Bound,
+    task::Owner,
     view::View,
     writer::Writer,
 };
 use super::{
-    Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Remembered,
-    Store, StoreError, StoreStats, StoredResult, id, rules,
+    Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, NewTask,
+    Remembered, Store, StoreError, StoreStats, StoredResult, StoredTask, TaskChange, TaskWrite, id, rules,
 };
-use crate::{limits::StoreLimits, scope::Scope};
+use crate::{limits::StoreLimits, revision::Era, scope::Scope};
 
 pub(in crate::store) use writer::repeated;
 
@@ -279,6 +281,54 @@ impl Store for SqliteStore {
     ) -> Result<StoredResult, StoreError> {
         let bound = Bound::new(&View::of(scope), id::handle_hash(handle));
         handle::result(&self.readers, &bound, now).await.map_err(|error| self.told(error))
+    }
+
+    async fn put_task(
+        &self,
+        scope: &Scope,
+        task: NewTask,
+        most: usize,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let NewTask { id, era, body, expires, lease } = task;
+        let body = rules::task_text(&body, self.limits())?;
+        let owner = Owner::new(&View::of(scope), era);
+        self.writer.write(task::PutTask { owner, id, body, expires, lease, most, now }).await
+    }
+
+    async fn change_task(
+        &self,
+        scope: &Scope,
+        era: Era,
+        id: &str,
+        change: TaskChange,
+        now: Timestamp,
+    ) -> Result<TaskWrite, StoreError> {
+        let TaskChange { body, is_final, lease, only_abandoned } = change;
+        let body = rules::task_text(&body, self.limits())?;
+        let (owner, id) = (Owner::new(&View::of(scope), era), id.to_owned());
+        self.writer.write(task::ChangeTask { owner, id, body, is_final, lease, only_abandoned, now }).await
+    }
+
+    async fn get_task(
+        &self,
+        scope: &Scope,
+        era: Era,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<Option<StoredTask>, StoreError> {
+        let owner = Owner::new(&View::of(scope), era);
+        task::get(&self.readers, &owner, id, now).await.map_err(|error| self.told(error))
+    }
+
+    async fn list_tasks(
+        &self,
+        scope: &Scope,
+        era: Era,
+        now: Timestamp,
+    ) -> Result<Vec<StoredTask>, StoreError> {
+        let owner = Owner::new(&View::of(scope), era);
+        task::list(&self.readers, &owner, now).await.map_err(|error| self.told(error))
     }
 
     async fn state_key(&self) -> Result<[u8; 32], StoreError> {

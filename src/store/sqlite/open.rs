@@ -22,7 +22,7 @@ use crate::store::StoreError;
 /// `PRAGMA application_id` of our files: "TMWS".
 const APPLICATION_ID: i64 = 0x544D_5753;
 /// `PRAGMA user_version` that this binary writes and knows.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Statements kept prepared per connection; more than there are.
 const STATEMENTS_MAX: usize = 64;
 /// Bytes of the smallest page, and so of the smallest database.
@@ -32,8 +32,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// The migrations, oldest first. A released one never changes.
 fn migrator() -> Migrator {
-    let first = include_str!("../migrations/sqlite/0001_memory.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(1, "memory".into(), MigrationType::Simple, first, false)])
+    let migration = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, "memory", include_str!("../migrations/sqlite/0001_memory.sql")),
+        migration(2, "task", include_str!("../migrations/sqlite/0002_task.sql")),
+    ])
 }
 
 /// Which file it is, to notice that it was moved or replaced.

@@ -32,8 +32,14 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Which member of `params` a method repeats in `Mcp-Name`.
-const NAMED: &[(Method, &str)] =
-    &[(Method::ToolsCall, "name"), (Method::PromptsGet, "name"), (Method::ResourcesRead, "uri")];
+const NAMED: &[(Method, &str)] = &[
+    (Method::ToolsCall, "name"),
+    (Method::PromptsGet, "name"),
+    (Method::ResourcesRead, "uri"),
+    (Method::TasksGet, "taskId"),
+    (Method::TasksUpdate, "taskId"),
+    (Method::TasksCancel, "taskId"),
+];
 
 /// A header's one value, optional whitespace taken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

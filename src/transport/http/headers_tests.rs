@@ -66,11 +66,15 @@ fn routing_headers_repeat_the_body_exactly() {
 #[test]
 fn a_name_is_only_due_where_the_method_has_one() {
     let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
-    let table: [(&str, Value, &[u8], bool); 6] = [
+    let table: [(&str, Value, &[u8], bool); 10] = [
         ("resources/read", json!({"uri": "a:b", "_meta": meta}), b"a:b", true),
         ("resources/read", json!({"uri": "a:b", "_meta": meta}), b"a:c", false),
         ("prompts/get", json!({"name": "p", "_meta": meta}), b"p", true),
         ("prompts/get", json!({"name": "p", "_meta": meta}), b"q", false),
+        ("tasks/get", json!({"taskId": "t", "_meta": meta}), b"t", true),
+        ("tasks/get", json!({"taskId": "t", "_meta": meta}), b"u", false),
+        ("tasks/update", json!({"taskId": "t", "_meta": meta}), b"u", false),
+        ("tasks/cancel", json!({"taskId": "t", "_meta": meta}), b"u", false),
         ("tools/list", json!({"_meta": meta}), b"anything", true),
         // The params are wrong, not the header.
         ("tools/call", json!({"_meta": meta}), b"x", true),

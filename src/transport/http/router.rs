@@ -19,7 +19,12 @@ use super::{
 use crate::{
     access::{Entrant, Principal, Refused},
     scope::{AGENT_NAME, is_agent_name},
-    transport::{host::PROJECT_NOT_OPEN, io::Line, websocket},
+    transport::{
+        dialect,
+        host::PROJECT_NOT_OPEN,
+        io::Line,
+        websocket::{self, Language},
+    },
 };
 
 /// What an agent calls itself, where its token does not say.
@@ -36,6 +41,8 @@ pub(super) enum Endpoint {
     Sse,
     /// `/messages`
     Messages,
+    /// `/ws/mcp`, where it is served
+    Dialect,
 }
 
 impl Endpoint {
@@ -43,7 +50,7 @@ impl Endpoint {
     const fn methods(self) -> &'static str {
         match self {
             Self::Mcp => "POST, GET, DELETE, OPTIONS",
-            Self::WebSocket | Self::Sse => "GET, OPTIONS",
+            Self::WebSocket | Self::Sse | Self::Dialect => "GET, OPTIONS",
             Self::Messages => "POST, OPTIONS",
         }
     }
@@ -55,7 +62,7 @@ impl Endpoint {
 
 /// The project and the endpoint of a path: `/mcp`, `/p/<project>/mcp`, a slash behind it or not. Projects are never
 /// percent-encoded: two spellings of one name would be two ways around a proxy's rule.
-pub(super) fn endpoint(path: &str) -> Option<(Option<&str>, Endpoint)> {
+fn endpoint(path: &str) -> Option<(Option<&str>, Endpoint)> {
     let path = path.strip_suffix('/').unwrap_or(path);
     let (project, rest) = match path.strip_prefix("/p/") {
         Some(rest) => {
@@ -73,9 +80,15 @@ pub(super) fn endpoint(path: &str) -> Option<(Option<&str>, Endpoint)> {
         "ws" => Endpoint::WebSocket,
         "sse" => Endpoint::Sse,
         "messages" => Endpoint::Messages,
+        "ws/mcp" => Endpoint::Dialect,
         _ => return None,
     };
     Some((project, endpoint))
+}
+
+/// The same, of what this server serves: what is switched off is not there.
+fn served<'a>(site: &Site, path: &'a str) -> Option<(Option<&'a str>, Endpoint)> {
+    endpoint(path).filter(|(_, endpoint)| *endpoint != Endpoint::Dialect || site.serves_dialect)
 }
 
 /// Who asks, as the socket tells.
@@ -117,7 +130,7 @@ async fn dispatch(site: &Arc<Site>, ends: Ends, line: &Arc<Line>, request: Reque
     }
     let path = request.uri().path();
     let is_post = request.method() == Method::POST;
-    let Some((project, endpoint)) = endpoint(path) else {
+    let Some((project, endpoint)) = served(site, path) else {
         leave_unread(line, &request);
         return elsewhere(site, &request);
     };
@@ -128,11 +141,15 @@ async fn dispatch(site: &Arc<Site>, ends: Ends, line: &Arc<Line>, request: Reque
         leave_unread(line, &request);
         return not_allowed(endpoint.methods());
     }
-    let entrant = match enter(site, ends, project, &request) {
+    let entrant = match enter(site, ends, project, endpoint, &request) {
         Ok(entrant) => entrant,
         Err(Kept::Agent) => {
             leave_unread(line, &request);
-            let reason = format!("the header Tmws-Agent names an agent: {AGENT_NAME}");
+            let place = match endpoint {
+                Endpoint::Dialect => "the query's agent_id, once, or the header X-Agent-ID or Tmws-Agent,",
+                _ => "the header Tmws-Agent",
+            };
+            let reason = format!("{place} names an agent: {AGENT_NAME}");
             return body::refuse(site, is_post, StatusCode::BAD_REQUEST, &reason);
         }
         Err(Kept::Elsewhere(principal)) => {
@@ -157,7 +174,8 @@ async fn dispatch(site: &Arc<Site>, ends: Ends, line: &Arc<Line>, request: Reque
                 "the header MCP-Protocol-Version names no revision that is served here",
             ),
         },
-        Endpoint::WebSocket => websocket::upgrade(Arc::clone(host), entrant, request),
+        Endpoint::WebSocket => websocket::upgrade(Arc::clone(host), entrant, request, Language::Mcp),
+        Endpoint::Dialect => websocket::upgrade(Arc::clone(host), entrant, request, Language::Dialect),
         Endpoint::Sse | Endpoint::Messages => Box::pin(sse::answer(site, &entrant, line, request)).await,
     }
 }
@@ -178,24 +196,33 @@ enum Kept {
     Elsewhere(Arc<Principal>),
 }
 
-fn enter(site: &Site, ends: Ends, project: Option<&str>, request: &Request) -> Result<Entrant, Kept> {
+fn enter(
+    site: &Site,
+    ends: Ends,
+    project: Option<&str>,
+    endpoint: Endpoint,
+    request: &Request,
+) -> Result<Entrant, Kept> {
     let access = &site.host.access;
-    let agent = match request.headers().get(AGENT).map(HeaderValue::to_str) {
-        None => None,
-        Some(Ok(agent)) if is_agent_name(agent) => Some(agent),
-        Some(_) => return Err(Kept::Agent),
+    let agent = match endpoint {
+        Endpoint::Dialect => dialect::agent(request.uri(), request.headers(), &AGENT),
+        _ => request.headers().get(AGENT).map(|agent| agent.to_str().unwrap_or_default().into()),
     };
+    if agent.as_deref().is_some_and(|agent| !is_agent_name(agent)) {
+        return Err(Kept::Agent);
+    }
     let principal = access.authenticate(request.headers()).map_err(Kept::Out)?;
-    access.enter(&principal, project, agent, ends.peer).map_err(|_| Kept::Elsewhere(principal))
+    access.enter(&principal, project, agent.as_deref(), ends.peer).map_err(|_| Kept::Elsewhere(principal))
 }
 
 /// Paths that are no endpoint: metadata, or nothing.
 fn elsewhere(site: &Site, request: &Request) -> Response {
     let path = request.uri().path();
-    let Some(resource) = path.strip_prefix(METADATA) else {
+    // A resource that nobody needs a token for is not protected: clients that find its metadata would look for one.
+    let Some(resource) = path.strip_prefix(METADATA).filter(|_| site.host.access.needs_token()) else {
         return body::text(StatusCode::NOT_FOUND, "nothing is here: MCP is at /mcp and /ws");
     };
-    if !matches!(resource, "" | "/" | health::METRICS) && endpoint(resource).is_none() {
+    if !matches!(resource, "" | "/" | health::METRICS) && served(site, resource).is_none() {
         return body::text(StatusCode::NOT_FOUND, "no such resource");
     }
     match *request.method() {
@@ -234,6 +261,10 @@ mod tests {
             ("/ws", Some((None, Endpoint::WebSocket))),
             ("/sse", Some((None, Endpoint::Sse))),
             ("/messages", Some((None, Endpoint::Messages))),
+            ("/ws/mcp", Some((None, Endpoint::Dialect))),
+            ("/p/web/ws/mcp/", Some((Some("web"), Endpoint::Dialect))),
+            ("/ws/mcp/x", None),
+            ("/ws/", Some((None, Endpoint::WebSocket))),
             ("/p/p_0a/mcp", Some((Some("p_0a"), Endpoint::Mcp))),
             ("/p/team.x-1/ws/", Some((Some("team.x-1"), Endpoint::WebSocket))),
             ("/p/a%2fb/mcp", None),

@@ -52,6 +52,8 @@ pub struct Listener {
     pub origins: Vec<String>,
     /// Whether HTTP+SSE of 2024-11-05 is served.
     pub serves_sse: bool,
+    /// Whether the old dialect of TMWS is served.
+    pub serves_dialect: bool,
 }
 
 /// What every request of one listener sees.
@@ -60,6 +62,7 @@ pub(super) struct Site {
     pub(super) guard: Guard,
     pub(super) is_tls: bool,
     pub(super) serves_sse: bool,
+    pub(super) serves_dialect: bool,
     pub(super) sessions: Sessions,
     pub(super) streams: Streams,
 }
@@ -70,13 +73,14 @@ pub(super) struct Site {
 /// # Errors
 /// The listener's address cannot be told.
 pub async fn serve(host: Arc<Host>, listener: Listener) -> io::Result<()> {
-    let Listener { tcp, tls, hosts, origins, serves_sse } = listener;
+    let Listener { tcp, tls, hosts, origins, serves_sse, serves_dialect } = listener;
     let listening = tcp.local_addr()?;
     let site = Arc::new(Site {
         host: Arc::clone(&host),
         guard: Guard { hosts, origins, listening },
         is_tls: tls.is_some(),
         serves_sse,
+        serves_dialect,
         sessions: Sessions::default(),
         streams: Streams::default(),
     });

@@ -3,6 +3,8 @@
 //! The stack knows nothing of MCP: [`Handshake`] answers the request, [`Socket`] turns bytes into messages and closes with
 //! the code that a breach calls for, [`KeepAlive`] says when to ping. On it one task per connection runs the core.
 //!
+//! The old dialect of TMWS travels the same way, on a path of its own (`transport::dialect`).
+//!
 //! Opening: subprotocol `mcp` is selected exactly when offered. Framing: text only, one message each, fragments and
 //! interleaved control frames as RFC 6455 has them, no extensions. Cancelling: as on stdio; whoever leaves cancels all.
 //!
@@ -34,14 +36,35 @@ pub use socket::{CloseCode, Ended, Incoming, Socket};
 use super::{Host, Io, http::Body};
 use crate::access::Entrant;
 
-/// The subprotocol that SDKs offer.
-const SUBPROTOCOL: &str = "mcp";
+/// What is spoken on a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// MCP, every revision.
+    Mcp,
+    /// What TMWS spoke before.
+    Dialect,
+}
+
+impl Language {
+    /// The subprotocol that names it: the one that SDKs offer, or one of our own.
+    const fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Mcp => "mcp",
+            Self::Dialect => "tmws-dialect-1",
+        }
+    }
+}
 
 /// Answers the handshake, and serves the connection that comes of it.
 ///
 /// Host, Origin and the token were checked before.
-pub fn upgrade(host: Arc<Host>, entrant: Entrant, request: hyper::Request<RequestBody>) -> Response<Body> {
-    let checked = match Handshake::check(&request, SUBPROTOCOL) {
+pub fn upgrade(
+    host: Arc<Host>,
+    entrant: Entrant,
+    request: hyper::Request<RequestBody>,
+    language: Language,
+) -> Response<Body> {
+    let checked = match Handshake::check(&request, language.subprotocol()) {
         Ok(_) if host.stopping.is_cancelled() => Err(HandshakeError::Stopping),
         checked => checked,
     };
@@ -57,7 +80,7 @@ pub fn upgrade(host: Arc<Host>, entrant: Entrant, request: hyper::Request<Reques
     runtime.spawn(async move {
         let message_bytes_max = host.connection_limits.frame_in_bytes_max;
         if let Some(socket) = take_over(upgrading, message_bytes_max).await {
-            session::serve(host, entrant, socket).await;
+            session::serve(host, entrant, socket, language).await;
         }
     });
     handshake.response()

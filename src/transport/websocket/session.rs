@@ -1,4 +1,4 @@
-//! One MCP connection on a WebSocket: one task, which owns the driver and the socket.
+//! One connection on a WebSocket: one task, which owns the driver and the socket.
 
 use std::{
     collections::VecDeque,
@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tracing::{debug, error};
 
 use super::{
+    Language,
     keep_alive::{KeepAlive, Quiet},
     socket::{CloseCode, Ended, Incoming, Socket},
 };
@@ -28,7 +29,7 @@ use crate::{
     metrics::Transport,
     protocol::{BatchAnswers, Now},
     session::Wake,
-    transport::{Host, Io, Seat},
+    transport::{Host, Io, Seat, dialect::Dialect},
     wire::{Envelope, Frame, Method, parse_frame},
 };
 
@@ -67,19 +68,30 @@ enum Farewell {
 }
 
 /// Serves one client until its end.
-pub(super) async fn serve(host: Arc<Host>, entrant: Entrant, socket: Socket<Io>) {
+pub(super) async fn serve(host: Arc<Host>, entrant: Entrant, mut socket: Socket<Io>, language: Language) {
     // Rung from the start: the server may be stopping already.
     let bell = Arc::new(Bell { rung: AtomicBool::new(true), waker: AtomicWaker::new() });
     let signer = host.signer_for(&entrant).await;
-    let seat =
-        host.seat(&entrant, &Host::random_name(), signer, BatchAnswers::Frames, None, Arc::clone(&bell));
+    let (session, client, transport, dialect) = match language {
+        Language::Mcp => (Host::random_name(), None, Transport::WebSocket, None),
+        Language::Dialect => {
+            let dialect = Box::new(Dialect::open(&host));
+            if let Some(welcome) = dialect.welcome(&host, &entrant) {
+                socket.queue_text(welcome.as_bytes());
+            }
+            let session = dialect.session().to_owned();
+            (session, Some(Dialect::client()), Transport::Dialect, Some(dialect))
+        }
+    };
+    let seat = host.seat(&entrant, &session, signer, BatchAnswers::Frames, client, Arc::clone(&bell));
     let membership = host.join(&seat);
-    let counted = host.metrics.session(Transport::WebSocket);
+    let counted = host.metrics.session(transport);
     let now = (host.clock)().monotonic;
     let limits = &host.network_limits;
     let keep_alive = KeepAlive::new(limits.ping_interval, limits.idle_timeout, now);
     let mut connection = Connection {
         seat,
+        dialect,
         socket,
         bell,
         entrant,
@@ -122,6 +134,8 @@ struct Connection {
     host: Arc<Host>,
     entrant: Entrant,
     seat: Seat,
+    /// Stands between socket and driver where they speak different languages.
+    dialect: Option<Box<Dialect>>,
     socket: Socket<Io>,
     bell: Arc<Bell>,
     /// Messages that the driver has no room for yet.
@@ -291,14 +305,28 @@ impl Connection {
     }
 
     fn feed(&mut self, now: Now, text: &Utf8Bytes) {
-        self.seat.driver.frame(now, text.as_bytes());
+        match &mut self.dialect {
+            None => self.seat.driver.frame(now, text.as_bytes()),
+            Some(dialect) => {
+                if let Some(answer) = dialect.take(&self.host, &mut self.seat.driver, now, text.as_bytes()) {
+                    self.socket.queue_text(answer.as_bytes());
+                }
+            }
+        }
         self.collect();
     }
 
     /// Queues what the driver has to send.
     fn collect(&mut self) {
         for outgoing in self.seat.driver.take_outgoing() {
-            self.socket.queue_text(outgoing.frame.as_bytes());
+            match &mut self.dialect {
+                None => self.socket.queue_text(outgoing.frame.as_bytes()),
+                Some(dialect) => {
+                    if let Some(frame) = dialect.give(&self.host, &outgoing) {
+                        self.socket.queue_text(frame.as_bytes());
+                    }
+                }
+            }
         }
     }
 

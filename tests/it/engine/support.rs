@@ -160,6 +160,7 @@ pub(super) fn around(cancel: &CancellationToken) -> Surroundings<'static> {
         observer: &Unobserved,
         cancel: cancel.clone(),
         deadline: tokio::time::Instant::now().into_std() + Duration::from_mins(1),
+        task_deadline: None,
     }
 }
 

@@ -2,5 +2,6 @@
 
 mod askers;
 mod churn;
+mod dialect;
 mod process;
 mod walls;

@@ -367,30 +367,6 @@ async fn pages_of_allowed_origins_may_ask_and_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_metadata_names_the_resource_as_the_client_sees_it() {
-    let server = Server::start().await;
-    let base = "/.well-known/oauth-protected-resource";
-    for (path, resource, status) in [
-        ("", "", 200),
-        ("/mcp", "/mcp", 200),
-        ("/p/team/mcp", "/p/team/mcp", 200),
-        ("/nothing", "", 404),
-        ("x", "", 404),
-    ] {
-        let answer = server.http().await.send("GET", &format!("{base}{path}"), &[], "").await;
-        assert_eq!(answer.status.as_u16(), status, "{path}");
-        if status == 200 {
-            let document = answer.json().await;
-            assert_eq!(document["resource"], format!("http://{}{resource}", server.address));
-            assert_eq!(document["bearer_methods_supported"], json!(["header"]));
-            assert_eq!(document["scopes_supported"][0], "pattern:run");
-        }
-    }
-    let answer = server.http().await.send("GET", "/.well-known/oauth-authorization-server", &[], "").await;
-    assert_eq!(answer.status, 404);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_names_itself_in_a_header() {
     let server = Server::start().await;
     let mut client = server.http().await;

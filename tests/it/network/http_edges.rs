@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tmws::{
+    access::{Access, NewToken, Projects, TokenSource, add_token},
     limits::{ConnectionLimits, NetworkLimits},
     transport::{TlsError, tls_acceptor},
 };
@@ -256,7 +257,20 @@ async fn a_certificate_makes_it_https_and_a_slow_handshake_holds_up_nobody() {
     let tls = Some(tls_acceptor(&fixture("cert.pem"), &fixture("key.pem")).unwrap());
     let network_limits =
         NetworkLimits { header_timeout: Duration::from_millis(500), ..NetworkLimits::default() };
-    let server = Server::with(Setup { network_limits, tls, ..Setup::default() }).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens.toml");
+    let new = NewToken {
+        principal: "ada".to_owned(),
+        agent: None,
+        projects: vec!["personal=write".to_owned()],
+        scopes: Vec::new(),
+        expires: None,
+    };
+    add_token(&file, &new, &Projects::default()).unwrap();
+    let access =
+        Access::with_tokens(TokenSource::File(file), Projects::default(), || jiff::Timestamp::UNIX_EPOCH)
+            .unwrap();
+    let server = Server::with(Setup { network_limits, access, tls, ..Setup::default() }).await;
     let mut slow = raw(&server, "\u{16}").await;
     let tcp = TcpStream::connect(server.address).await.unwrap();
     let mut stream = within("TLS", trusting().connect("localhost".try_into().unwrap(), tcp)).await.unwrap();

@@ -109,6 +109,34 @@ async fn who_is_not_let_in_is_told_how_to_get_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_metadata_names_the_resource_as_the_client_sees_it() {
+    let guarded = Guarded::start().await;
+    let server = &guarded.server;
+    let base = "/.well-known/oauth-protected-resource";
+    for (path, resource, status) in [
+        ("", "", 200),
+        ("/mcp", "/mcp", 200),
+        ("/p/team/mcp", "/p/team/mcp", 200),
+        ("/nothing", "", 404),
+        ("x", "", 404),
+    ] {
+        let answer = server.http().await.send("GET", &format!("{base}{path}"), &[], "").await;
+        assert_eq!(answer.status.as_u16(), status, "{path}");
+        if status == 200 {
+            let document = answer.json().await;
+            assert_eq!(document["resource"], format!("http://{}{resource}", server.address));
+            assert_eq!(document["bearer_methods_supported"], json!(["header"]));
+            assert_eq!(document["scopes_supported"][0], "pattern:run");
+        }
+    }
+    let answer = server.http().await.send("GET", "/.well-known/oauth-authorization-server", &[], "").await;
+    assert_eq!(answer.status, 404);
+    // Where no token is needed nothing is protected.
+    let open = Server::start().await;
+    assert_eq!(open.http().await.send("GET", &format!("{base}/mcp"), &[], "").await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_listen_ends_when_its_token_is_withdrawn() {
     let guarded = Guarded::start().await;
     let bearer = format!("Bearer {}", guarded.token);

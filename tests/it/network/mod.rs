@@ -1,6 +1,9 @@
 //! The network bindings from outside: an in-process server on a free loopback port, raw clients in front of it.
 
 mod compliance;
+mod dialect;
+mod dialect_engine;
+mod dialect_transcripts;
 mod health;
 mod http;
 mod http_client;
@@ -10,6 +13,7 @@ mod legacy;
 mod probe;
 mod smoke;
 mod sse;
+mod tasks;
 mod websocket;
 mod withdrawn;
 mod ws_client;
@@ -53,13 +57,16 @@ pub(crate) struct Setup {
     pub(crate) key: [u8; 32],
     pub(crate) clock: fn() -> Now,
     pub(crate) serves_sse: bool,
+    pub(crate) serves_dialect: bool,
     pub(crate) hosts: Vec<String>,
     pub(crate) origins: Vec<String>,
     pub(crate) tls: Option<tokio_rustls::TlsAcceptor>,
     pub(crate) health: Health,
     pub(crate) audit: Option<Arc<Audit>>,
-    /// Whether admission control stands in front of the probe.
+    /// Whether admission control stands in front of the service.
     pub(crate) governs: bool,
+    /// Who serves the calls instead of the probe.
+    pub(crate) service: Option<Arc<dyn Service>>,
 }
 
 impl Default for Setup {
@@ -71,17 +78,19 @@ impl Default for Setup {
             key: [7; 32],
             clock: now,
             serves_sse: true,
+            serves_dialect: false,
             hosts: Vec::new(),
             origins: Vec::new(),
             tls: None,
             health: Health::default(),
             audit: None,
             governs: false,
+            service: None,
         }
     }
 }
 
-/// A running server with the scripted service behind it.
+/// A running server with the scripted service, or another one, behind it.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) host: Arc<Host>,
@@ -97,7 +106,7 @@ impl Server {
     pub(crate) async fn with(setup: Setup) -> Self {
         let probe = Probe::new();
         let metrics = Arc::new(Metrics::default());
-        let mut service: Arc<dyn Service> = Arc::clone(&probe) as Arc<dyn Service>;
+        let mut service = setup.service.unwrap_or_else(|| Arc::clone(&probe) as Arc<dyn Service>);
         if setup.governs {
             service = Governed::new(
                 service,
@@ -133,6 +142,7 @@ impl Server {
             hosts: setup.hosts,
             origins: setup.origins,
             serves_sse: setup.serves_sse,
+            serves_dialect: setup.serves_dialect,
         };
         tokio::spawn({
             let host = Arc::clone(&host);

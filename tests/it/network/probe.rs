@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tmws::{
     protocol::{
         Ask, CacheHint, CacheScope, Call, CallError, Capabilities, LogLevel, Notice, Profile, Reply,
-        ResourcesCapability, ServerEvent,
+        ResourcesCapability, ServerEvent, Task, TaskState,
     },
     scope::Rights,
     tool::{Audience, Change, Context, MirroredArgument, ReplyFuture, Service, mirrored_arguments},
@@ -32,7 +32,9 @@ pub(crate) enum Seen {
 
 /// Tools: `echo {text}`; `whoami` (the scope); `wait {tag}` (until [`Probe::release`]); `poll {tag}` (the same, but
 /// the client shall come again for the answer); `progress {tag, count}` (tells
-/// so many steps, then waits for the release); `log {tag}`; `ask {}` (elicits once); `panic`; `big {bytes}`.
+/// so many steps, then waits for the release); `log {tag}`; `ask {}` (elicits once); `panic`; `big {bytes}`;
+/// `task {tag}` (becomes the task with that id, where it may, and tells one step once released). The result of task `t`
+/// waits for the release of `result t`.
 pub(crate) struct Probe {
     changes: broadcast::Sender<Change>,
     seen: mpsc::UnboundedSender<Seen>,
@@ -49,6 +51,12 @@ fn object(value: Value) -> Map<String, Value> {
 
 fn text(text: impl Into<String>) -> Reply {
     Reply::Result(object(json!({"content": [{"type": "text", "text": text.into()}]})))
+}
+
+fn task(id: &str, state: TaskState) -> Reply {
+    let (message, ttl, poll_interval) = (None, None, None);
+    let id = id.to_owned();
+    Reply::Task(Box::new(Task { id, state, message, created_ms: 0, updated_ms: 0, ttl, poll_interval }))
 }
 
 impl Probe {
@@ -175,6 +183,14 @@ impl Probe {
                     state: None,
                 },
             },
+            "task" if call.task.is_some() => {
+                let (notices, gate) = (Arc::clone(&context.notices), self.gate(&tag));
+                tokio::spawn(async move {
+                    gate.notified().await;
+                    notices.notify(Notice::Progress { progress: 1.0, total: None, message: None });
+                });
+                task(&tag, TaskState::Working)
+            }
             "panic" => panic!("asked to"),
             "big" => text("x".repeat(arguments.get("bytes").and_then(Value::as_u64).unwrap_or(0) as usize)),
             "mirrored" => text("mirrored"),
@@ -195,6 +211,7 @@ impl Service for Probe {
                 resources: Some(ResourcesCapability { subscribe: true, list_changed: true }),
                 logging: true,
                 completions: true,
+                tasks: true,
                 ..Capabilities::default()
             },
             list_cache: hint,
@@ -225,6 +242,22 @@ impl Service for Probe {
             Method::PromptsGet => Box::pin(std::future::ready(Reply::Result(object(
                 json!({"messages": [{"role": "user", "content": {"type": "text", "text": "p"}}]}),
             )))),
+            Method::TasksGet | Method::TasksCancel => {
+                let id = call.params().get("taskId").and_then(Value::as_str).unwrap_or_default();
+                Box::pin(std::future::ready(task(id, TaskState::Cancelled)))
+            }
+            Method::TasksList => Box::pin(std::future::ready(Reply::Tasks(Vec::new()))),
+            Method::TasksUpdate => Box::pin(std::future::ready(Reply::Result(Map::new()))),
+            Method::TasksResult => Box::pin(async move {
+                let id = call.params().get("taskId").and_then(Value::as_str).unwrap_or_default();
+                let tag = format!("result {id}");
+                self.tell(Seen::Started(tag.clone()));
+                if self.released(&tag, &context).await {
+                    text(tag)
+                } else {
+                    Reply::Error(CallError::Internal)
+                }
+            }),
             Method::CompletionComplete => {
                 Box::pin(std::future::ready(Reply::Result(object(json!({"completion": {"values": []}})))))
             }

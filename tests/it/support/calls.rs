@@ -29,5 +29,6 @@ pub(crate) fn admitted(gate: Gate, revision: Revision, method: Method, mut param
         wants_progress,
         log_level: None,
         answers: None,
+        task: None,
     }
 }

@@ -37,11 +37,13 @@ pub(crate) fn profile(name: &str) -> Option<Profile> {
         resources: Some(ResourcesCapability { subscribe: true, list_changed: true }),
         completions: true,
         logging: true,
+        tasks: false,
         extensions: object(json!({"example.fixture/marks": {}})),
         experimental: object(json!({"marks": {}})),
     };
     let capabilities = match name {
         "full" => full,
+        "tasks" => Capabilities { tasks: true, ..full },
         "bare" => Capabilities::default(),
         "quiet" => Capabilities {
             tools: Some(false),

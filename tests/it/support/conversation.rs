@@ -7,7 +7,11 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use tmws::{limits::ConnectionLimits, protocol::ServerEvent, revision::Revision};
+use tmws::{
+    limits::ConnectionLimits,
+    protocol::ServerEvent,
+    revision::{Era, Revision},
+};
 
 use super::catalogue::{object, profile};
 
@@ -65,6 +69,11 @@ pub(crate) enum Action {
         text: String,
     },
     Event(ServerEvent),
+    /// A task of that design changed; the text is expanded when played.
+    TaskChanged {
+        era: Era,
+        text: String,
+    },
     Advance(Duration),
     Eof,
     DrainDeadline,
@@ -89,9 +98,12 @@ pub(crate) enum Outcome {
     Result(String),
     List(String),
     Ask(String),
+    Task(String),
+    Tasks(String),
     InvalidParams(String),
     NotFound(String),
     MissingCapability(String),
+    TaskSupport(String),
     Internal,
 }
 
@@ -107,6 +119,7 @@ impl Action {
                 | Self::ReplyIfHeld(_)
                 | Self::Notice { .. }
                 | Self::Event(_)
+                | Self::TaskChanged { .. }
                 | Self::Advance(_)
                 | Self::Eof
                 | Self::DrainDeadline
@@ -253,6 +266,7 @@ fn set_limit(limits: &mut ConnectionLimits, setting: &str) -> Result<(), String>
         "subscriptions" => limits.subscriptions_max = count()?,
         "page" => limits.page_items = count()?,
         "call_deadline" => limits.call_deadline = duration(value)?,
+        "task_deadline" => limits.task_deadline = duration(value)?,
         "ask_deadline" => limits.ask_deadline = duration(value)?,
         "state_ttl" => limits.request_state_ttl = duration(value)?,
         _ => return Err(format!("no limit {key:?}")),
@@ -302,10 +316,13 @@ fn happening(text: &str) -> Result<Action, String> {
                 "result" => Outcome::Result(rest.to_owned()),
                 "list" => Outcome::List(rest.to_owned()),
                 "ask" => Outcome::Ask(rest.to_owned()),
+                "task" => Outcome::Task(rest.to_owned()),
+                "tasks" => Outcome::Tasks(rest.to_owned()),
                 "error" => match rest.split_once(' ').unwrap_or((rest, "")) {
                     ("invalid-params", text) => Outcome::InvalidParams(text.to_owned()),
                     ("not-found", uri) => Outcome::NotFound(uri.to_owned()),
                     ("missing-capability", json) => Outcome::MissingCapability(json.to_owned()),
+                    ("task-support", text) => Outcome::TaskSupport(text.to_owned()),
                     ("internal", "") => Outcome::Internal,
                     _ => return Err(format!("no error {rest:?}")),
                 },
@@ -316,6 +333,16 @@ fn happening(text: &str) -> Result<Action, String> {
         "notice" => {
             let (id, text) = rest.split_once(' ').ok_or("`! notice ID JSON`")?;
             Action::Notice { id: id.to_owned(), text: text.to_owned() }
+        }
+        "event" if rest.starts_with("task_changed ") => {
+            let mut words = rest.splitn(3, ' ').skip(1);
+            let era = match words.next() {
+                Some("legacy") => Era::Legacy,
+                Some("modern") => Era::Modern,
+                other => return Err(format!("no design of tasks {other:?}")),
+            };
+            let text = words.next().ok_or("`! event task_changed DESIGN JSON`")?;
+            Action::TaskChanged { era, text: text.to_owned() }
         }
         "event" => Action::Event(match rest.split_once(' ').unwrap_or((rest, "")) {
             ("tools_changed", "") => ServerEvent::ToolsChanged,

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tmws::{
     protocol::{
         Ask, BatchAnswers, Call, CallError, CallId, Connection, LogLevel, Notice, Now, Output, Reply,
-        Severity, Signer,
+        ServerEvent, Severity, Signer, Task, TaskOffer, TaskState,
     },
     revision::Revision,
     schema::Gate,
@@ -25,6 +25,9 @@ use super::{
     service::{self, Answer},
     texts::Texts,
 };
+
+/// When every play begins: the first second of 2026.
+const BEGINNING_UNIX_MS: u64 = 1_767_225_600_000;
 
 /// How a play ended.
 pub(crate) struct Played {
@@ -171,7 +174,7 @@ impl<'a> Player<'a> {
     /// The time as the core gets it; the calendar begins with the second of 2026.
     fn clock(&self) -> Now {
         let elapsed = u64::try_from((self.now - self.start).as_millis()).expect("a play is short");
-        Now { monotonic: self.now, unix_ms: 1_767_225_600_000 + elapsed }
+        Now { monotonic: self.now, unix_ms: BEGINNING_UNIX_MS + elapsed }
     }
 
     fn nothing_left(&mut self) -> Result<(), String> {
@@ -216,6 +219,11 @@ impl<'a> Player<'a> {
             }
             Action::Event(event) => {
                 self.core.handle_event(self.clock(), event);
+                self.settle()
+            }
+            Action::TaskChanged { era, text } => {
+                let task = Arc::new(task(&self.texts.json(text)?)?);
+                self.core.handle_event(self.clock(), &ServerEvent::TaskChanged { era: *era, task });
                 self.settle()
             }
             Action::Advance(duration) => self.advance(*duration),
@@ -339,7 +347,9 @@ impl<'a> Player<'a> {
         self.dispatched.push_back((call.method().as_str().to_owned(), service::subject(call).to_owned()));
         self.tokens.insert(call.id, token.clone());
         let held = self.conversation.header.hold.iter().any(|method| method == call.method().as_str());
-        match if held { Answer::Held } else { service::answer(call) } {
+        // A call that wants a task ends with one, which the conversation makes.
+        let wants_task = matches!(call.task, Some(TaskOffer::Wanted { .. }));
+        match if held || wants_task { Answer::Held } else { service::answer(call) } {
             Answer::Now(notices, reply) => {
                 for notice in notices {
                     self.core.handle_notice(self.clock(), call.id, notice);
@@ -431,22 +441,56 @@ impl<'a> Player<'a> {
                 other => return Err(format!("an array was meant: {other}")),
             },
             Outcome::Ask(text) => input_required(&members(text)?)?,
+            Outcome::Task(text) => Reply::Task(Box::new(task(&self.texts.json(text)?)?)),
+            Outcome::Tasks(text) => match self.texts.json(text)? {
+                Value::Array(items) => Reply::Tasks(items.iter().map(task).collect::<Result<_, _>>()?),
+                other => return Err(format!("an array was meant: {other}")),
+            },
             Outcome::InvalidParams(text) => Reply::Error(CallError::InvalidParams(text.clone())),
             Outcome::NotFound(uri) => Reply::Error(CallError::ResourceNotFound { uri: uri.clone() }),
             Outcome::MissingCapability(text) => Reply::Error(CallError::MissingCapability(members(text)?)),
+            Outcome::TaskSupport(text) => Reply::Error(CallError::TaskSupport(text.clone())),
             Outcome::Internal => Reply::Error(CallError::Internal),
         })
     }
 }
 
 fn input_required(members: &Map<String, Value>) -> Result<Reply, String> {
+    let requests = asks(members.get("requests"))?;
+    Ok(Reply::InputRequired { requests, state: members.get("state").cloned() })
+}
+
+fn asks(all: Option<&Value>) -> Result<Vec<(String, Ask)>, String> {
     let mut requests = Vec::new();
-    for (key, ask) in members.get("requests").and_then(Value::as_object).into_iter().flatten() {
+    for (key, ask) in all.and_then(Value::as_object).into_iter().flatten() {
         let method = ask["method"].as_str().and_then(Method::parse).ok_or("an ask needs a method")?;
         let params = ask.get("params").cloned().map_or_else(Map::new, object);
         requests.push((key.clone(), Ask { method, params }));
     }
-    Ok(Reply::InputRequired { requests, state: members.get("state").cloned() })
+    Ok(requests)
+}
+
+/// A task as the service knows it; it was made and last changed with the calendar's beginning.
+fn task(value: &Value) -> Result<Task, String> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+    let span = |key: &str| value.get(key).and_then(Value::as_u64).map(Duration::from_millis);
+    let state = match text("state").unwrap_or_default().as_str() {
+        "working" => TaskState::Working,
+        "input_required" => TaskState::InputRequired(asks(value.get("requests"))?),
+        "completed" => TaskState::Completed(value.get("result").cloned().map_or_else(Map::new, object)),
+        "failed" => TaskState::Failed(CallError::InvalidParams(text("reason").unwrap_or_default())),
+        "cancelled" => TaskState::Cancelled,
+        other => return Err(format!("no state of a task {other:?}")),
+    };
+    Ok(Task {
+        id: text("id").ok_or("a task needs an id")?,
+        state,
+        message: text("message"),
+        created_ms: BEGINNING_UNIX_MS,
+        updated_ms: BEGINNING_UNIX_MS,
+        ttl: span("ttl"),
+        poll_interval: span("poll"),
+    })
 }
 
 fn notice(value: &Value) -> Result<Notice, String> {

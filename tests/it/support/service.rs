@@ -21,6 +21,7 @@ pub(crate) fn subject(call: &Call) -> &str {
     let key = match call.method() {
         Method::ToolsCall | Method::PromptsGet => "name",
         Method::ResourcesRead => "uri",
+        Method::TasksGet | Method::TasksResult | Method::TasksUpdate | Method::TasksCancel => "taskId",
         _ => return "",
     };
     call.params().get(key).and_then(Value::as_str).unwrap_or("")
@@ -37,6 +38,11 @@ pub(crate) fn answer(call: &Call) -> Answer {
         Method::PromptsGet => return prompt(call),
         Method::ResourcesRead => return resource(call),
         Method::CompletionComplete => return completion(call),
+        Method::TasksGet
+        | Method::TasksResult
+        | Method::TasksList
+        | Method::TasksUpdate
+        | Method::TasksCancel => return Answer::Held,
         other => panic!("the core answers {} itself", other.as_str()),
     };
     Answer::Now(Vec::new(), reply)

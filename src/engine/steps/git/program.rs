@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::OnceLock,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -18,13 +18,11 @@ use tokio_util::sync::CancellationToken;
 use super::discover::Repository;
 use crate::engine::{
     ErrorKind,
-    steps::{StepContext, StepError},
+    steps::{ENDS_EARLY, StepContext, StepError},
 };
 
 /// Most text of git's own complaints that is kept, in bytes.
 const STDERR_BYTES_MAX: usize = 16 << 10;
-/// How long before the step's deadline git is ended, so that the typed answer still arrives.
-const MARGIN: Duration = Duration::from_millis(10);
 
 /// The whole environment, besides `PATH`. No setting of the user or the system is read: answers depend on the repository
 /// alone.
@@ -185,7 +183,7 @@ async fn run_program(
     let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(StepError::new(ErrorKind::Internal, "git was started without pipes"));
     };
-    let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
+    let deadline = deadline.checked_sub(ENDS_EARLY).unwrap_or(deadline);
     let pid = group.0;
     let work = async {
         let out = async {
@@ -302,7 +300,7 @@ fn failure(stderr: &[u8], code: Option<i32>) -> StepError {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
+    use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
     use super::*;
 
