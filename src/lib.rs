@@ -47,6 +47,10 @@ pub mod bridge;
 
 pub mod transcript;
 
+pub mod record;
+
+pub mod replay;
+
 pub mod serve;
 
 pub mod cli;

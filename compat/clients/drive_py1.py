@@ -7,6 +7,7 @@ import sys
 
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.types import PromptReference
 from pydantic import AnyUrl
 
 
@@ -30,6 +31,23 @@ def transport(plan):
     return streamablehttp_client(url, headers=headers)
 
 
+async def run_tasks(session, tasks, seen):
+    """Runs calls as tasks; only 1.23 and later know of them."""
+    from mcp.types import CallToolResult
+
+    seen["tasks"] = []
+    for name, arguments in tasks:
+        made = (await session.experimental.call_tool_as_task(name, arguments, ttl=60_000)).task
+        statuses = [made.status]
+        async for stands in session.experimental.poll_task(made.taskId):
+            statuses.append(stands.status)
+        result = await session.experimental.get_task_result(made.taskId, CallToolResult)
+        seen["tasks"].append({"id": made.taskId, "statuses": statuses, "isError": bool(result.isError),
+                              "text": result.content[0].text})
+    kept = (await session.experimental.list_tasks()).tasks
+    seen["kept"] = [[task.taskId, task.status] for task in kept]
+
+
 async def main() -> None:
     plan = json.load(sys.stdin)
     seen = {}
@@ -40,6 +58,8 @@ async def main() -> None:
         for name, arguments in plan["calls"]:
             result = await session.call_tool(name, arguments)
             seen["calls"].append({"isError": bool(result.isError), "text": result.content[0].text})
+        if "tasks" in plan:
+            await run_tasks(session, plan["tasks"], seen)
         seen["listed"] = {
             "resources": [str(resource.uri) for resource in (await session.list_resources()).resources],
             "prompts": [prompt.name for prompt in (await session.list_prompts()).prompts],
@@ -47,6 +67,10 @@ async def main() -> None:
         seen["resources"] = [(await session.read_resource(AnyUrl(uri))).contents[0].text for uri in plan["resources"]]
         seen["prompts"] = [
             (await session.get_prompt(name, arguments)).messages[0].content.text for name, arguments in plan["prompts"]
+        ]
+        seen["completions"] = [
+            (await session.complete(PromptReference(type="ref/prompt", name=prompt), argument)).completion.values
+            for prompt, argument in plan.get("completions", [])
         ]
     json.dump(seen, sys.stdout)
 

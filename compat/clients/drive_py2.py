@@ -8,6 +8,7 @@ import sys
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
+from mcp.types import PromptReference
 
 
 def server(plan):
@@ -37,6 +38,10 @@ async def main() -> None:
         seen["resources"] = [(await client.read_resource(uri)).contents[0].text for uri in plan["resources"]]
         seen["prompts"] = [
             (await client.get_prompt(name, arguments)).messages[0].content.text for name, arguments in plan["prompts"]
+        ]
+        seen["completions"] = [
+            (await client.complete(PromptReference(type="ref/prompt", name=prompt), argument)).completion.values
+            for prompt, argument in plan.get("completions", [])
         ]
     json.dump(seen, sys.stdout)
 

@@ -4,7 +4,8 @@
     compat/clients/run.py --tmws target/debug/tmws --work .test/clients [--only=NAME] [--jobs N]
 
 Each client connects, lists what there is, runs `repo.digest` on a repository made here, reads a resource, gets a
-prompt, stores a memory and leaves; after a restart of the server it finds the memory again. Over the network it then
+prompt, stores a memory and leaves; after a restart of the server it finds the memory again. A client that knows of tasks
+runs `todo.sweep` as one, and finds that again, too. Over the network it then
 comes once more with a token, which nobody gets in without.
 
 On stdio the server must be gone after each launch, must have written nothing to stderr and, in the second, nothing but
@@ -198,14 +199,14 @@ class Launch:
 
 
 class Served:
-    """A shared server on a free port, for the time of a `with`."""
+    """A shared server on a free port, or what else listens on one, for the time of a `with`."""
 
-    def __init__(self, tmws, folder, flags, env, repository):
+    def __init__(self, tmws, folder, flags, env, repository, command="serve"):
         folder.mkdir(parents=True)
         self.stderr = folder / "stderr"
         with self.stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [str(tmws), "serve", "--listen", "127.0.0.1:0", *flags], cwd=repository, env={**os.environ, **env},
+                [str(tmws), command, "--listen", "127.0.0.1:0", *flags], cwd=repository, env={**os.environ, **env},
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
 
     def __enter__(self):
@@ -234,6 +235,15 @@ class Served:
         expect(not said, f"the server complained: {said[:5]}")
 
 
+def project(tmws, repository, env):
+    """The id of the repository's project, as `tmws doctor` tells it."""
+    out = run([tmws, "doctor", "--no-probe", "--json"], 30, "tmws doctor",
+              at={"cwd": repository, "env": {**os.environ, **env}})
+    found = re.search(r'"project":\s*"(p_[0-9a-f]+)"', out)
+    expect(found, f"tmws doctor names no project: {out[:500]}")
+    return found[1]
+
+
 class Place:
     """Where one case happens: a repository, a store, and nothing of whoever runs this."""
 
@@ -243,14 +253,6 @@ class Place:
         make_repository(self.repository)
         self.env = {"TMWS_DATABASE_URL": f"sqlite:{work / 'store.db'}", "XDG_CONFIG_HOME": str(work / "config"),
                     "XDG_DATA_HOME": str(work / "data")}
-
-    def project(self):
-        """The id of the repository's project, as `tmws doctor` tells it."""
-        out = run([self.tmws, "doctor", "--no-probe", "--json"], 30, "tmws doctor",
-                  at={"cwd": self.repository, "env": {**os.environ, **self.env}})
-        found = re.search(r'"project":\s*"(p_[0-9a-f]+)"', out)
-        expect(found, f"tmws doctor names no project: {out[:500]}")
-        return found[1]
 
     def token(self):
         """The token that the first start of a server made."""
@@ -278,7 +280,7 @@ def over_bridge(place, command, plan, scheme):
 def over_network(place, command, plan, sends_token):
     """The same over a server's endpoint; the last of them wants a token."""
     over = plan["over"]
-    path = f"/p/{place.project()}/{ENDPOINTS[over]}"
+    path = f"/p/{project(place.tmws, place.repository, place.env)}/{ENDPOINTS[over]}"
     for number in ("first", "second"):
         with Served(place.tmws, place.work / number, ["--no-auth"], place.env, place.repository) as served:
             url = f"{'ws' if over == 'ws' else 'http'}://{served.address}{path}"
@@ -308,7 +310,7 @@ def answer(seen, index):
     return json.loads(call["text"])
 
 
-def check(command, tmws, over, sends_token, mode, revision, work):
+def check(command, tmws, over, client, mode, revision, work):
     place = Place(tmws, work)
     marker = f"The deploy key of {work.name} rotates on Fridays"
     plan = {"mode": mode, "over": over}
@@ -317,8 +319,9 @@ def check(command, tmws, over, sends_token, mode, revision, work):
     elif over.startswith("connect-"):
         visits = over_bridge(place, command, {**plan, "over": "stdio"}, over.removeprefix("connect-"))
     else:
-        visits = over_network(place, command, plan, sends_token)
+        visits = over_network(place, command, plan, client.get("token", True))
 
+    has_tasks = client.get("tasks", False)
     first = next(visits)({
         "calls": [
             ["execute_pattern", {"pattern": "repo.digest", "input": {"since": "14d"}}],
@@ -327,6 +330,7 @@ def check(command, tmws, over, sends_token, mode, revision, work):
         ],
         "resources": ["pattern://repo.digest"],
         "prompts": [["repo.digest", {"since": "14d"}]],
+        **({"tasks": [["execute_pattern", {"pattern": "todo.sweep"}]]} if has_tasks else {}),
     })
     expect(first["revision"] == revision, f"it spoke {first['revision']}, expected {revision}")
     expect(first["tools"] == TOOLS, f"tools: {first['tools']}")
@@ -339,6 +343,11 @@ def check(command, tmws, over, sends_token, mode, revision, work):
     expect("name: repo.digest" in first["resources"][0], f"resource: {first['resources'][0][:500]}")
     expect("Change number 3" in first["prompts"][0], f"prompt: {first['prompts'][0][:500]}")
 
+    if has_tasks:
+        task = first["tasks"][0]
+        expect((task["statuses"][0], task["statuses"][-1]) == ("working", "completed"), f"task: {task}")
+        expect(not task["isError"] and json.loads(task["text"])["kinds"] == {"TODO": 1}, f"task: {task}")
+
     # The server has ended since, and another has begun. With a token, the same user comes to the same memory.
     again = {
         "calls": [
@@ -348,9 +357,12 @@ def check(command, tmws, over, sends_token, mode, revision, work):
         ],
         "resources": [f"memory://{stored}"],
         "prompts": [["memory.recall", {"query": "deploy"}]],
+        **({"tasks": []} if has_tasks else {}),
     }
     for visit in visits:
         second = visit(again)
+        if has_tasks:
+            expect(second["kept"] == [[task["id"], "completed"]], f"tasks after a restart: {second['kept']}")
         hits = answer(second, 0)["hits"]
         expect(any(hit["id"] == stored and marker in hit["text"] for hit in hits), f"recalled: {hits}")
         expect(answer(second, 1)["commits"] == 3, f"routed: {second['calls'][1]}")
@@ -371,6 +383,12 @@ def cases(table):
                     yield name, install, client, mode, revision, over
 
 
+def forget_settings():
+    """Settings of whoever runs this stay out of it."""
+    for name in [name for name in os.environ if name.startswith(("TMWS_", "CLAUDE_PROJECT_DIR", "GIT_"))]:
+        del os.environ[name]
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--tmws", type=pathlib.Path, required=True, help="the binary to drive")
@@ -381,9 +399,7 @@ def main():
     tmws, work = options.tmws.resolve(), options.work.resolve()
     if not os.access(tmws, os.X_OK):
         sys.exit(f"run.py: there is no program {tmws}; `cargo build` makes it")
-    # Settings of whoever runs this stay out of it.
-    for name in [name for name in os.environ if name.startswith(("TMWS_", "CLAUDE_PROJECT_DIR", "GIT_"))]:
-        del os.environ[name]
+    forget_settings()
     work.mkdir(parents=True, exist_ok=True)
     table = json.loads((HERE / "clients.json").read_text())
     installing = {client["name"]: threading.Lock() for kind in ("python", "node") for client in table[kind]}
@@ -395,7 +411,7 @@ def main():
             with installing[client["name"]]:
                 command = install(work, client)
             started = time.monotonic()
-            check(command, tmws, over, client.get("token", True), mode, revision, work / "runs" / name)
+            check(command, tmws, over, client, mode, revision, work / "runs" / name)
         except Exception as error:  # every client gets its turn
             kind_of = "" if isinstance(error, Failed) else f"{type(error).__name__}: "
             return False, f"FAILED {name}: {kind_of}{error}"

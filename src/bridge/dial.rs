@@ -12,22 +12,27 @@ use tokio_rustls::TlsConnector;
 use super::target::Target;
 
 /// A connection must stand within so long.
-pub(super) const DIAL_MAX: Duration = Duration::from_secs(10);
+pub(crate) const DIAL_MAX: Duration = Duration::from_secs(10);
 
 /// A connection to the server as bytes.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// Dials one server.
-pub(super) struct Dialer {
+pub(crate) struct Dialer {
     tls: Option<TlsConnector>,
 }
 
 impl Dialer {
     /// Reads the machine's root certificates, where TLS is spoken.
-    pub(super) fn new(target: &Target) -> io::Result<Self> {
-        if !target.tls {
+    pub(crate) fn new(target: &Target) -> io::Result<Self> {
+        Self::of(target.tls)
+    }
+
+    /// The same for any server that speaks TLS or does not.
+    pub(crate) fn of(tls: bool) -> io::Result<Self> {
+        if !tls {
             return Ok(Self { tls: None });
         }
         let found = rustls_native_certs::load_native_certs();
@@ -51,15 +56,20 @@ impl Dialer {
     }
 
     /// Connects.
-    pub(super) async fn dial(&self, target: &Target) -> io::Result<Box<dyn Stream>> {
+    pub(crate) async fn dial(&self, target: &Target) -> io::Result<Box<dyn Stream>> {
+        self.reach(&target.host, target.port).await
+    }
+
+    /// Connects to that host, an address without brackets or a name.
+    pub(crate) async fn reach(&self, host: &str, port: u16) -> io::Result<Box<dyn Stream>> {
         let dialled = async {
-            let tcp = connect(&target.host, target.port).await?;
+            let tcp = connect(host, port).await?;
             // Without it every call that leaves in two writes waits for the server's acknowledgement.
             tcp.set_nodelay(true)?;
             Ok(match &self.tls {
                 None => Box::new(tcp) as Box<dyn Stream>,
                 Some(tls) => {
-                    let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
+                    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
                     Box::new(tls.connect(name, tcp).await?)
                 }
             })

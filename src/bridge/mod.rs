@@ -5,15 +5,15 @@
 //! request that has left is never sent a second time: when its connection is lost, its caller is told so.
 
 mod counted;
-mod dial;
+pub(crate) mod dial;
 mod host;
-mod http;
+pub(crate) mod http;
 mod ledger;
 mod message;
 mod plan;
 mod refusal;
 mod relay;
-mod target;
+pub(crate) mod target;
 mod websocket;
 
 use std::{ffi::OsString, rc::Rc, time::Duration};
@@ -21,10 +21,10 @@ use std::{ffi::OsString, rc::Rc, time::Duration};
 use tokio::{runtime::Builder, task::LocalSet};
 use tracing::{debug, error, warn};
 
+pub(crate) use dial::{DIAL_MAX, Dialer};
 pub use target::{Project, TOKEN_VARIABLE, TargetError};
 
 use crate::{access, config::Config, exit::Exit, telemetry};
-use dial::Dialer;
 use plan::Plan;
 use relay::Relay;
 use target::Target;

@@ -106,12 +106,7 @@ impl Plan {
 
     /// The server that it names.
     pub(super) fn target(&self) -> Result<Target, TargetError> {
-        let authorization = self.token.as_ref().map(|token| {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| TargetError::Token(self.token_origin))?;
-            value.set_sensitive(true);
-            Ok(value)
-        });
+        let authorization = self.token.as_ref().map(|token| authorization(token, self.token_origin));
         Ok(Target {
             transport: self.transport,
             tls: self.tls,
@@ -124,6 +119,14 @@ impl Plan {
             agent: HeaderValue::try_from(&self.agent).ok(),
         })
     }
+}
+
+/// `Authorization` with this token, marked as sensitive.
+pub(super) fn authorization(token: &str, origin: TokenOrigin) -> Result<HeaderValue, TargetError> {
+    let value = HeaderValue::try_from(format!("Bearer {token}"));
+    let mut value = value.map_err(|_| TargetError::Token(origin))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// The token of the environment, as text.

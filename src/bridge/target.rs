@@ -5,7 +5,7 @@ use std::{ffi::OsString, fmt, net::IpAddr};
 use hyper::{Uri, header::HeaderValue, http::uri::Authority};
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Plan, token_text};
+use super::plan::{Plan, authorization, token_text};
 
 use crate::{
     config::Config,
@@ -74,23 +74,23 @@ impl fmt::Display for TokenOrigin {
 
 /// How the server is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Transport {
+pub(crate) enum Transport {
     WebSocket,
     Http,
 }
 
 /// A server, ready to be dialled.
-pub(super) struct Target {
-    pub(super) transport: Transport,
-    pub(super) tls: bool,
+pub(crate) struct Target {
+    pub(crate) transport: Transport,
+    pub(crate) tls: bool,
     /// Without brackets.
     pub(super) host: String,
     pub(super) port: u16,
     /// As the `Host` header has it.
-    pub(super) authority: String,
-    pub(super) path: String,
+    pub(crate) authority: String,
+    pub(crate) path: String,
     /// `Authorization`, marked as sensitive.
-    pub(super) authorization: Option<HeaderValue>,
+    pub(crate) authorization: Option<HeaderValue>,
     pub(super) token_origin: TokenOrigin,
     pub(super) agent: Option<HeaderValue>,
 }
@@ -108,15 +108,20 @@ impl fmt::Display for Target {
     }
 }
 
-impl Plan {
-    /// Reads `url` and finds out what it leaves open. `local_token` is asked for a server on this machine only.
-    pub(super) fn new(
-        url: &str,
-        project: &Project,
-        token: Option<OsString>,
-        config: &Config,
-        local_token: impl FnOnce() -> Option<String>,
-    ) -> Result<Self, TargetError> {
+/// What an address says by itself.
+struct Address {
+    uri: Uri,
+    transport: Transport,
+    tls: bool,
+    host: String,
+    port: u16,
+    /// Without what stands before the `@`.
+    authority: String,
+    token: Option<String>,
+}
+
+impl Address {
+    fn read(url: &str) -> Result<Self, TargetError> {
         let uri: Uri = url.parse().map_err(|_| TargetError::Address)?;
         let (transport, tls) = match uri.scheme_str() {
             Some("ws") => (Transport::WebSocket, false),
@@ -132,7 +137,24 @@ impl Plan {
             return Err(TargetError::Address);
         }
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let (token, token_origin) = match (userinfo(authority), token) {
+        let token = userinfo(authority);
+        let bare = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, bare)| bare);
+        let authority = bare.to_owned();
+        Ok(Self { uri, transport, tls, host, port, authority, token })
+    }
+}
+
+impl Plan {
+    /// Reads `url` and finds out what it leaves open. `local_token` is asked for a server on this machine only.
+    pub(super) fn new(
+        url: &str,
+        project: &Project,
+        token: Option<OsString>,
+        config: &Config,
+        local_token: impl FnOnce() -> Option<String>,
+    ) -> Result<Self, TargetError> {
+        let Address { uri, transport, tls, host, port, authority, token: given } = Address::read(url)?;
+        let (token, token_origin) = match (given, token) {
             (Some(token), _) => (Some(token), TokenOrigin::Address),
             (None, Some(token)) => {
                 let origin = TokenOrigin::Environment;
@@ -143,12 +165,11 @@ impl Plan {
                 None => (None, TokenOrigin::None),
             },
         };
-        let bare = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, bare)| bare);
         Ok(Self {
             transport,
             tls,
             port,
-            authority: bare.to_owned(),
+            authority,
             path: path(&uri, transport, project, config)?,
             host,
             token_origin,
@@ -163,6 +184,19 @@ impl Plan {
 }
 
 impl Target {
+    /// The server at `url`, whatever its paths mean there; the token is that of the address, else `token`.
+    pub(crate) fn at(url: &str, token: Option<OsString>) -> Result<Self, TargetError> {
+        let Address { uri, transport, tls, host, port, authority, token: given } = Address::read(url)?;
+        let (token, token_origin) = match (given, token) {
+            (Some(token), _) => (Some(token), TokenOrigin::Address),
+            (None, Some(token)) => (Some(token_text(token)?), TokenOrigin::Environment),
+            (None, None) => (None, TokenOrigin::None),
+        };
+        let authorization = token.map(|token| authorization(&token, token_origin)).transpose()?;
+        let path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+        Ok(Self { transport, tls, host, port, authority, path, authorization, token_origin, agent: None })
+    }
+
     /// Whether the server is on this machine.
     pub(super) fn is_local(&self) -> bool {
         is_loopback(&self.host)

@@ -79,6 +79,16 @@ pub enum Command {
     Serve(Serve),
     /// Join a shared server from a host that speaks stdio only
     Connect(Connect),
+    /// Write down what a client and a server say, standing between them
+    #[command(long_about = "Write down what a client and a server say, standing between them.\n\n\
+            With a command it takes the server's place in a host's settings: it launches the server, passes on every byte,\n\
+            signal and end of input, and exits with the server's code; with 127 or 126 where it could not be launched.\n\
+            With --listen and --to it stands in front of a server on the network: WebSocket (ws, wss), or HTTP (http,\n\
+            https) with its event streams, until SIGINT or SIGTERM.\n\n\
+            The recording is JSON Lines, format mcp-rec/1 (`tmws schema show transcript`), one file for a launch, for a\n\
+            WebSocket or for a run in front of an HTTP server. A file that is there is never written over: a number goes\n\
+            before its ending. Where it cannot be written the conversation goes on without.")]
+    Record(Record),
     /// Make, list and withdraw the tokens of a shared server
     Token(Token),
     /// Run a pattern, or let a question choose one
@@ -89,9 +99,11 @@ pub enum Command {
     /// Read and write the project's memory by hand
     #[command(subcommand)]
     Memory(Memory),
-    /// Print the schemas of tools, settings, patterns and MCP messages
+    /// Print the schemas of messages, tools, patterns, settings and recordings
     #[command(subcommand)]
     Schema(Schema),
+    /// Play recorded conversations against a server and compare what it says
+    Replay(Replay),
     /// Check this installation and print every setting with its origin
     Doctor(Doctor),
 }
@@ -208,6 +220,60 @@ pub struct Connect {
     /// Join the server's default project
     #[arg(long)]
     pub no_project: bool,
+}
+
+/// `tmws record`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "tmws record [OPTIONS] -- <CMD>...\n       tmws record [OPTIONS] --listen <ADDRESS:PORT> --to <URL>",
+    after_help = "Not written: the environment, tokens and cookies in headers, userinfo and secrets in URLs, what the names\n\
+        of options say is secret; session ids become session-1, session-2. What stands in messages is yours and IS\n\
+        written: look before you share a recording, or take it out with --redact and --replace.",
+    after_long_help = "Not written: the environment, tokens and cookies in headers, userinfo and secrets in URLs, what the names\n\
+        of options say is secret; session ids become session-1, session-2. What stands in messages is yours and IS\n\
+        written: look before you share a recording, or take it out with --redact and --replace.\n\n\
+        In front of a server on the network, Host becomes the server's, and so does an Origin that names the listener;\n\
+        other origins stay as they are, and other hosts than the listener's are refused. Accept-Encoding and\n\
+        Sec-WebSocket-Extensions are not passed on, so that what is said can be read. Paths stay as they are.\n\n\
+        Examples:\n  tmws record --dir recordings -- npx -y some-mcp-server\n  \
+        tmws record --out a.jsonl --client py-mcp --client-version 1.30.0 -- tmws stdio\n  \
+        tmws record --listen 127.0.0.1:0 --to http://127.0.0.1:7337\n  \
+        tmws record --listen 127.0.0.1:8000 --to wss://mcp.example.org --redact 'customer-[0-9]+'"
+)]
+pub struct Record {
+    /// The file to write; else one named after client and time
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Folder for files named after client and time; else the working folder
+    #[arg(long, value_name = "DIR", conflicts_with = "out")]
+    pub dir: Option<PathBuf>,
+    /// The client's name in the header; else as it names itself
+    #[arg(long, value_name = "NAME")]
+    pub client: Option<String>,
+    /// The client's version in the header; else as it says itself
+    #[arg(long, value_name = "VERSION")]
+    pub client_version: Option<String>,
+    /// The scenario's name in the header
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
+    /// Write `<redacted>` for whatever this expression matches, in messages too; repeatable
+    #[arg(long, value_name = "REGEX")]
+    pub redact: Vec<String>,
+    /// Write WITH for TEXT, in messages too: for a folder's name, say; repeatable
+    #[arg(long, value_name = "TEXT=WITH")]
+    pub replace: Vec<String>,
+    /// Where clients come in, on loopback; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "to", conflicts_with = "command")]
+    pub listen: Option<String>,
+    /// The ws://, wss://, http:// or https:// server in front of which to stand
+    #[arg(long, value_name = "URL", requires = "listen")]
+    pub to: Option<String>,
+    /// Become the server of the recorder with this process id.
+    #[arg(long = "for", hide = true, value_name = "PID", conflicts_with = "listen")]
+    pub parent: Option<u32>,
+    /// The stdio server's command
+    #[arg(last = true, value_name = "CMD", required_unless_present_any = ["listen", "to"])]
+    pub command: Vec<OsString>,
 }
 
 /// `tmws run`.
@@ -356,6 +422,39 @@ pub enum Schema {
         #[arg(required = true)]
         name: Vec<String>,
     },
+}
+
+/// `tmws replay`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without --against they are played against this program, with a store of its own. A token for an address\n\
+        comes from it (ws://x:TOKEN@host), else from TMWS_TOKEN. `tmws record` writes transcripts.\n\
+        Exit codes: 0 every rule was kept, 1 one was broken, 2 the command line or a transcript is wrong.\n\n\
+        Examples:\n  tmws replay session.jsonl --against 'python server.py'\n  \
+        tmws replay recordings --against http://127.0.0.1:8000/mcp --allow listed"
+)]
+pub struct Replay {
+    /// Transcripts, and folders of them
+    #[arg(required_unless_present = "explain", value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The server: a command that speaks on stdin and stdout, in one argument, or a ws, wss, http or https address
+    #[arg(long, value_name = "CMD|URL")]
+    pub against: Option<String>,
+    /// A wait that is longer than this, in seconds, is a failure
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+    /// Texts, descriptions and structured contents must be equal, too
+    #[arg(long)]
+    pub exact: bool,
+    /// Tolerate what breaks this rule; repeatable
+    #[arg(long, value_name = "RULE")]
+    pub allow: Vec<String>,
+    /// Print every step, not only those that break a rule
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print the rules, and what may differ
+    #[arg(long)]
+    pub explain: bool,
 }
 
 /// `tmws doctor`.

@@ -8,6 +8,8 @@ mod failure;
 mod memory;
 mod output;
 mod pattern;
+mod record;
+mod replay;
 mod run;
 mod schema;
 mod serve;

@@ -7,7 +7,7 @@ use clap::{CommandFactory as _, Parser as _, error::ErrorKind as ClapError};
 use super::{
     Failure, Output,
     arguments::{Arguments, Command},
-    doctor, memory, output, pattern, run, schema, serve, settings, token, version,
+    doctor, memory, output, pattern, record, replay, run, schema, serve, settings, token, version,
 };
 use crate::{
     bridge,
@@ -45,7 +45,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         return printing(json, |output| version::run(output).map(|()| Exit::Ok));
     }
     let flags = settings::again(&settings);
-    let agent = settings.agent.clone();
+    let (agent, log) = (settings.agent.clone(), settings.log.clone());
     let own: Vec<_> = match &command {
         Some(Command::Serve(arguments)) => arguments.flags().collect(),
         Some(Command::Token(arguments)) => arguments.flags().collect(),
@@ -82,6 +82,17 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
             bridge::connect(&arguments.url, &project, token, &config)
                 .map_err(|error| Failure::new(Exit::Usage, "read the address", error.to_string()))
         }
+        Command::Record(arguments) => {
+            let is_proxy = arguments.listen.is_some();
+            record::run(arguments, || match log {
+                Some(log) => log.to_string_lossy().into_owned(),
+                // It must work where the settings are wrong: they are the server's affair, not the recorder's.
+                None => match loaded() {
+                    Ok(config) if !config.is_default("log") => config.log,
+                    Ok(_) | Err(_) => if is_proxy { "info" } else { "warn" }.to_owned(),
+                },
+            })
+        }
         Command::Token(arguments) => {
             let config = loaded()?;
             begin_logging(if config.is_default("log") { "error" } else { &config.log }, &config)?;
@@ -89,6 +100,9 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         }
         // What needs no settings must work when they are wrong.
         Command::Schema(command) => printing(json, |output| schema::run(&command, output)),
+        Command::Replay(arguments) => {
+            working(|runtime| printing(json, |output| runtime.block_on(replay::run(arguments, output))))
+        }
         Command::Doctor(arguments) => {
             let loaded = match loaded() {
                 Ok(config) => Ok(config),
@@ -202,12 +216,23 @@ fn explain(error: &clap::Error) -> Result<Exit, Failure> {
             let (cause, rest) = text.split_once("\n\n").unwrap_or((text, ""));
             let cause = cause.split_whitespace().collect::<Vec<_>>().join(" ");
             let tip = rest.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(str::to_owned);
-            let usage = rest.lines().find_map(|line| line.trim().strip_prefix("Usage: ")).map(str::to_owned);
-            let usage = usage.unwrap_or_else(|| {
-                Arguments::command().render_usage().to_string().trim_start_matches("Usage: ").to_owned()
-            });
-            let hint = tip.unwrap_or_else(|| format!("usage: {usage}"));
+            let usage = rest
+                .split_once("Usage: ")
+                .map_or_else(usage, |(_, usage)| usage.split("\n\n").next().unwrap_or_default().to_owned());
+            let forms: Vec<&str> = usage.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let hint = tip.unwrap_or_else(|| format!("usage: {}", forms.join(", or ")));
             Err(Failure::new(Exit::Usage, "read the command line", cause).with_hint(hint))
         }
     }
+}
+
+/// How the command that was typed is used: clap leaves that out where a value is wrong.
+fn usage() -> String {
+    let mut command = Arguments::command();
+    command.build();
+    let mut typed = &command;
+    for word in std::env::args_os().skip(1) {
+        typed = word.to_str().and_then(|word| typed.find_subcommand(word)).unwrap_or(typed);
+    }
+    typed.clone().render_usage().to_string().trim_start_matches("Usage: ").to_owned()
 }

@@ -16,6 +16,8 @@ mod layers;
 mod network;
 mod pattern_loader;
 mod pattern_routing;
+mod record;
+mod replay;
 mod schema;
 mod stdio;
 mod steps_fs;

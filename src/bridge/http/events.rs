@@ -4,17 +4,17 @@ use std::time::Duration;
 
 /// One event.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Event {
-    pub(super) id: Option<String>,
-    pub(super) data: Vec<u8>,
+pub(crate) struct Event {
+    pub(crate) id: Option<String>,
+    pub(crate) data: Vec<u8>,
     /// How long the server wants to be left alone after this stream.
     pub(super) retry: Option<Duration>,
-    name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 impl Event {
     /// The message that it carries: names other than `message` are somebody else's.
-    pub(super) fn message(&self) -> Option<&[u8]> {
+    pub(crate) fn message(&self) -> Option<&[u8]> {
         let is_message = self.name.as_deref().is_none_or(|name| name.is_empty() || name == "message");
         (is_message && !self.data.is_empty()).then_some(&self.data[..])
     }
@@ -22,9 +22,9 @@ impl Event {
 
 /// An event was longer than it may be.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
+pub(crate) struct TooLong;
 
-pub(super) struct EventDecoder {
+pub(crate) struct EventDecoder {
     buffer: Vec<u8>,
     /// Up to here the buffer holds no newline.
     scanned: usize,
@@ -36,7 +36,7 @@ pub(super) struct EventDecoder {
 }
 
 impl EventDecoder {
-    pub(super) fn new(event_bytes_max: usize) -> Self {
+    pub(crate) fn new(event_bytes_max: usize) -> Self {
         Self {
             buffer: Vec::new(),
             scanned: 0,
@@ -47,7 +47,7 @@ impl EventDecoder {
         }
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.start);
         self.scanned -= self.start;
         self.start = 0;
@@ -55,7 +55,7 @@ impl EventDecoder {
     }
 
     /// The next whole event.
-    pub(super) fn next(&mut self) -> Result<Option<Event>, TooLong> {
+    pub(crate) fn next(&mut self) -> Result<Option<Event>, TooLong> {
         while let Some(offset) = self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n') {
             let end = self.scanned + offset;
             let line = &self.buffer[self.start..end];

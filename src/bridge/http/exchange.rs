@@ -81,7 +81,7 @@ impl Routing {
 }
 
 /// `text` as a header carries it: as it is, or as Base64 between sentinels where it could not be read back otherwise.
-fn header_text(text: &str) -> String {
+pub(crate) fn header_text(text: &str) -> String {
     let is_visible = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     let is_trimmed = !text.starts_with(' ') && !text.ends_with(' ');
     let looks_encoded = text.starts_with("=?base64?") && text.ends_with("?=");

@@ -1,6 +1,6 @@
 //! The Streamable HTTP side: one POST per message, in both eras.
 
-mod events;
+pub(crate) mod events;
 mod exchange;
 mod post;
 
@@ -18,6 +18,7 @@ use tokio::{
     time::timeout,
 };
 
+pub(crate) use exchange::header_text;
 pub(super) use exchange::{Sender, open};
 
 use super::{
