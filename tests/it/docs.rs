@@ -198,8 +198,11 @@ fn the_code_map_names_every_module_in_the_order_of_lib_rs() {
 fn documents_name_only_files_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut missing = BTreeSet::new();
-    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+    for document in
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "compat/README.md", "compat/conformance/README.md"]
+    {
         let text = read(document);
+        let folder = root.join(document).parent().unwrap().to_owned();
         let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
         let quoted = text.split('`').skip(1).step_by(2).filter(|word| {
             ["src/", "schemas/", "fixtures/", "tests/", "compat/", "benches/", "scripts/"]
@@ -207,8 +210,12 @@ fn documents_name_only_files_that_exist() {
                 .any(|folder| word.starts_with(folder))
                 && !word.contains(['<', '*', ' '])
         });
-        for name in links.filter(|link| !link.contains(':') && !link.starts_with('#')).chain(quoted) {
-            if !root.join(name).exists() {
+        let linked = links
+            .map(|link| link.split('#').next().unwrap_or_default())
+            .filter(|link| !link.contains(':'))
+            .map(|link| (link, folder.join(link)));
+        for (name, path) in linked.chain(quoted.map(|name| (name, root.join(name)))) {
+            if !path.exists() {
                 missing.insert(format!("{document}: {name}"));
             }
         }

@@ -10,6 +10,7 @@ mod config;
 mod conversations;
 mod docs;
 mod engine;
+mod fixture_server;
 mod isolation;
 mod isolation_network;
 mod layers;
