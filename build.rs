@@ -1,5 +1,7 @@
-//! Puts the functions that every start and `tmws connect` touch next to one another, where the linker can do it: the
-//! system maps code in blocks around what is touched, and code that lies scattered costs megabytes in every process.
+//! Holds the schema files against the list of released ones, and fails where one has changed since its release.
+//!
+//! Then it puts the functions that every start and `tmws connect` touch next to one another, where the linker can do it:
+//! the system maps code in blocks around what is touched, and code that lies scattered costs megabytes in every process.
 //!
 //! `scripts/order` writes the list. A name in it that no longer exists is passed over, and so is the whole list where a
 //! trial link shows that the linker does not know the argument.
@@ -10,6 +12,9 @@ use std::{
     process::{Command, Stdio},
 };
 
+#[path = "build/released.rs"]
+mod released;
+
 const LIST: &str = "scripts/order.txt";
 
 fn main() {
@@ -17,6 +22,7 @@ fn main() {
     println!("cargo:rerun-if-changed={LIST}");
     let of =
         |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
+    check_schemas(Path::new(&of("CARGO_MANIFEST_DIR")));
     // The names hold hashes that are those of this one platform and profile.
     if of("TARGET") != "x86_64-unknown-linux-gnu" || of("PROFILE") != "release" {
         return;
@@ -31,6 +37,17 @@ fn main() {
         for argument in arguments {
             println!("cargo:rustc-link-arg-bins={argument}");
         }
+    }
+}
+
+/// Fails the build for each released schema file that is not as `schemas/released.toml` says.
+fn check_schemas(root: &Path) {
+    println!("cargo:rerun-if-changed=build/released.rs");
+    for (folder, _) in released::FOLDERS.iter().filter(|(folder, _)| root.join(folder).exists()) {
+        println!("cargo:rerun-if-changed={folder}");
+    }
+    for fault in released::faults(root) {
+        println!("cargo::{}={}", if fault.is_fatal { "error" } else { "warning" }, fault.text);
     }
 }
 

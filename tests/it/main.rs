@@ -20,6 +20,7 @@ mod pattern_routing;
 mod record;
 mod replay;
 mod schema;
+mod schema_versions;
 mod stdio;
 mod steps_fs;
 mod steps_git;
