@@ -14,6 +14,7 @@ mod fixture_server;
 mod isolation;
 mod isolation_network;
 mod layers;
+mod mutations;
 mod network;
 mod pattern_loader;
 mod pattern_routing;
