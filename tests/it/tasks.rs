@@ -564,6 +564,20 @@ async fn a_server_that_stops_tells_who_waits_for_a_task() {
     server.ended().await;
 }
 
+/// The program in the workspace of `place`, with the store there.
+fn tmws(place: &Place) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tmws"));
+    command
+        .current_dir(place.path("workspace"))
+        .env("HOME", place.path("home"))
+        .env("XDG_CONFIG_HOME", place.path("config"))
+        .env("XDG_DATA_HOME", place.path("data"))
+        .env("TMWS_DATABASE_URL", format!("sqlite:{}", place.path("store.db").display()))
+        .env_remove("TMWS_ROOT")
+        .env_remove("CLAUDE_PROJECT_DIR");
+    command
+}
+
 /// `tmws serve` whose project alpha is the repository.
 struct Served {
     child: Child,
@@ -574,15 +588,8 @@ impl Served {
     fn open(place: &Place) -> Self {
         let project = format!("[projects.alpha]\nroot = '{}'\n", place.path("workspace").display());
         fs::write(place.path("config/tmws/tmws.toml"), project).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tmws"))
+        let mut child = tmws(place)
             .args(["serve", "--listen", "127.0.0.1:0", "--no-auth"])
-            .current_dir(place.path("workspace"))
-            .env("HOME", place.path("home"))
-            .env("XDG_CONFIG_HOME", place.path("config"))
-            .env("XDG_DATA_HOME", place.path("data"))
-            .env("TMWS_DATABASE_URL", format!("sqlite:{}", place.path("store.db").display()))
-            .env_remove("TMWS_ROOT")
-            .env_remove("CLAUDE_PROJECT_DIR")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -730,15 +737,8 @@ struct Host {
 
 impl Host {
     fn open(place: &Place) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tmws"))
+        let mut child = tmws(place)
             .arg("stdio")
-            .current_dir(place.path("workspace"))
-            .env("HOME", place.path("home"))
-            .env("XDG_CONFIG_HOME", place.path("config"))
-            .env("XDG_DATA_HOME", place.path("data"))
-            .env("TMWS_DATABASE_URL", format!("sqlite:{}", place.path("store.db").display()))
-            .env_remove("TMWS_ROOT")
-            .env_remove("CLAUDE_PROJECT_DIR")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
