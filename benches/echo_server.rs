@@ -7,7 +7,7 @@ use std::{
     future::ready,
     io,
     os::fd::AsFd,
-    sync::{Arc, LazyLock, atomic::AtomicU64},
+    sync::{Arc, LazyLock},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,28 +15,22 @@ use serde_json::{Map, Value, json};
 use tmws::{
     access::Access,
     limits::{ConnectionLimits, NetworkLimits, ShutdownLimits},
-    metrics::Metrics,
     protocol::{
         BatchAnswers, CacheHint, CacheScope, Call, CallError, Capabilities, Connection, Now, Profile, Reply,
         Signer,
     },
     schema::Gate,
     scope::{ProjectId, Rights},
-    session::{Driver, Hub, Identity, Mailbox},
+    session::{Driver, Identity, Mailbox},
     tool::{Change, ConnectionId, Context, ReplyFuture, Service},
     transport::{
-        Health, Host, KeySource,
+        Host, KeySource,
         http::{self, Listener},
         stdio,
     },
     wire::Method,
 };
-use tokio::{
-    net::TcpListener,
-    runtime::{Builder, Handle},
-    sync::{OnceCell, broadcast},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, runtime::Builder, sync::broadcast};
 
 /// What `search_memory` answers.
 const SEARCHED_BYTES: usize = 2_048;
@@ -123,23 +117,9 @@ fn main() -> io::Result<()> {
 
 async fn listen(service: Arc<dyn Service>, address: &str) -> io::Result<()> {
     let host = Arc::new(Host {
-        service,
-        access: Arc::new(Access::open("local")),
-        gate: Arc::new(Gate::new()),
-        hub: Arc::new(Hub::default()),
-        metrics: Arc::new(Metrics::default()),
-        health: Health::default(),
-        audit: None,
-        connection_limits: ConnectionLimits::default(),
         // A load is what is wanted here.
         network_limits: NetworkLimits { calls_per_second: 0, ..NetworkLimits::default() },
-        clock: now,
-        stopping: CancellationToken::new(),
-        cut_off: CancellationToken::new(),
-        runtime: Handle::current(),
-        key: KeySource::Given([0; 32]),
-        signer: OnceCell::new(),
-        next_connection: AtomicU64::new(1),
+        ..Host::new(service, Access::open("local"), KeySource::Given([0; 32]), now)
     });
     let listener = Listener {
         tcp: TcpListener::bind(address).await?,

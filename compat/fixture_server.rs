@@ -19,15 +19,14 @@ use std::{
     process::ExitCode,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tmws::{
     access::Access,
-    limits::{ConnectionLimits, NetworkLimits, ShutdownLimits},
-    metrics::Metrics,
+    limits::{ConnectionLimits, ShutdownLimits},
     protocol::{BatchAnswers, Connection, Now, Signer},
     revision::Era,
     schema::Gate,
@@ -35,18 +34,17 @@ use tmws::{
     session::{Driver, Hub, Identity, Mailbox},
     tool::{ConnectionId, Service},
     transport::{
-        Health, Host, KeySource,
+        Host, KeySource,
         http::{self, Listener},
         stdio,
     },
 };
 use tokio::{
     net::TcpListener,
-    runtime::{Builder, Handle, Runtime},
+    runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
-    sync::{OnceCell, mpsc},
+    sync::mpsc,
 };
-use tokio_util::sync::CancellationToken;
 
 use fixture::Fixture;
 
@@ -117,24 +115,8 @@ fn serve_network(address: &str) -> io::Result<()> {
 #[expect(clippy::print_stderr, reason = "whoever started it waits for this line")]
 async fn listen(address: SocketAddr) -> io::Result<()> {
     let mut signals = signals()?;
-    let host = Arc::new(Host {
-        service: Fixture::new(),
-        access: Arc::new(Access::open(PRINCIPAL)),
-        gate: Arc::new(Gate::new()),
-        hub: Arc::new(Hub::default()),
-        metrics: Arc::new(Metrics::default()),
-        health: Health::default(),
-        audit: None,
-        connection_limits: ConnectionLimits::default(),
-        network_limits: NetworkLimits::default(),
-        clock: now,
-        stopping: CancellationToken::new(),
-        cut_off: CancellationToken::new(),
-        runtime: Handle::current(),
-        key: KeySource::Given(random_key()?),
-        signer: OnceCell::new(),
-        next_connection: AtomicU64::new(1),
-    });
+    let host =
+        Arc::new(Host::new(Fixture::new(), Access::open(PRINCIPAL), KeySource::Given(random_key()?), now));
     let tcp = TcpListener::bind(address).await?;
     let address = tcp.local_addr()?;
     let listener = Listener {

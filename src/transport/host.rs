@@ -92,6 +92,33 @@ pub struct Seat {
 }
 
 impl Host {
+    /// A host with defaults for all but who serves, who is let in, the key and the clock: default limits, no audit log,
+    /// nothing that health depends on. Its calls run on the runtime that this is called in.
+    ///
+    /// # Panics
+    /// Outside a runtime.
+    #[must_use]
+    pub fn new(service: Arc<dyn Service>, access: Access, key: KeySource, clock: fn() -> Now) -> Self {
+        Self {
+            service,
+            gate: Arc::new(Gate::new()),
+            access: Arc::new(access),
+            hub: Arc::new(Hub::default()),
+            metrics: Arc::new(Metrics::default()),
+            health: Health::default(),
+            audit: None,
+            connection_limits: ConnectionLimits::default(),
+            network_limits: NetworkLimits::default(),
+            clock,
+            stopping: CancellationToken::new(),
+            cut_off: CancellationToken::new(),
+            runtime: Handle::current(),
+            key,
+            signer: OnceCell::new(),
+            next_connection: AtomicU64::new(1),
+        }
+    }
+
     /// A name for a connection.
     pub fn next_id(&self) -> ConnectionId {
         ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed))

@@ -4,14 +4,13 @@ use std::{
     io::{self, PipeReader, PipeWriter},
     net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tmws::{
     access::Access,
-    limits::{ConnectionLimits, NetworkLimits, ShutdownLimits},
-    metrics::Metrics,
+    limits::{ConnectionLimits, ShutdownLimits},
     protocol::{BatchAnswers, Connection, Now, Signer},
     replay::{Against, Pipes},
     revision::Era,
@@ -21,7 +20,7 @@ use tmws::{
     tool::{ConnectionId, Service},
     transcript::Transport,
     transport::{
-        Health, Host, KeySource,
+        Host, KeySource,
         http::{self, Listener},
         stdio,
     },
@@ -29,7 +28,6 @@ use tmws::{
 use tokio::{
     net::{TcpListener, unix::pipe},
     runtime::{Builder, Handle, Runtime},
-    sync::OnceCell,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -72,22 +70,9 @@ fn end(runtime: Runtime) {
 
 async fn listen(stopping: &CancellationToken) -> String {
     let host = Arc::new(Host {
-        service: Fixture::new(),
-        access: Arc::new(Access::open(PRINCIPAL)),
-        gate: Arc::new(Gate::new()),
-        hub: Arc::new(Hub::default()),
-        metrics: Arc::new(Metrics::default()),
-        health: Health::default(),
-        audit: None,
-        connection_limits: ConnectionLimits::default(),
-        network_limits: NetworkLimits::default(),
-        clock: now,
         stopping: stopping.clone(),
         cut_off: stopping.child_token(),
-        runtime: Handle::current(),
-        key: KeySource::Given([7; 32]),
-        signer: OnceCell::new(),
-        next_connection: AtomicU64::new(1),
+        ..Host::new(Fixture::new(), Access::open(PRINCIPAL), KeySource::Given([7; 32]), now)
     });
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = tcp.local_addr().unwrap().to_string();
