@@ -80,13 +80,6 @@ fn now() -> Now {
     Now { monotonic: Instant::now(), unix_ms }
 }
 
-/// Signs session ids, cursors and request states of this process.
-fn random_key() -> io::Result<[u8; 32]> {
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(io::Error::other)?;
-    Ok(key)
-}
-
 fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
@@ -115,8 +108,12 @@ fn serve_network(address: &str) -> io::Result<()> {
 #[expect(clippy::print_stderr, reason = "whoever started it waits for this line")]
 async fn listen(address: SocketAddr) -> io::Result<()> {
     let mut signals = signals()?;
-    let host =
-        Arc::new(Host::new(Fixture::new(), Access::open(PRINCIPAL), KeySource::Given(random_key()?), now));
+    let host = Arc::new(Host::new(
+        Fixture::new(),
+        Access::open(PRINCIPAL),
+        KeySource::Given(tmws::random::key()?),
+        now,
+    ));
     let tcp = TcpListener::bind(address).await?;
     let address = tcp.local_addr()?;
     let listener = Listener {
@@ -160,7 +157,7 @@ fn serve_stdio() -> io::Result<()> {
         service.profile(),
         Arc::new(Gate::new()),
         limits,
-        Signer::new(random_key()?).for_audience(PRINCIPAL),
+        Signer::new(tmws::random::key()?).for_audience(PRINCIPAL),
         BatchAnswers::Array,
     );
     let hub = Arc::new(Hub::default());

@@ -12,15 +12,23 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    config::{Config, DatabaseUrl},
+    config::{Config, DatabaseUrl, ProjectSetting},
     engine::{
-        Allowed, Caller, Clock, Engine, EngineSettings, LibraryHandle, RootSources, Workspace, Workspaces,
+        Allowed, Caller, Clock, Engine, EngineSettings, LibraryHandle, Outside, RootSources, Workspace,
+        Workspaces,
+        llm::Models,
         project_of, resolve_root,
+        steps::{
+            http::Http,
+            mcp::{Admits, Servers},
+            sql::Sources,
+        },
     },
     limits::TaskLimits,
+    pattern::host::HostRule,
     scope::{ProjectId, Scope},
     store::{LazyStore, SharedStore, SqliteOptions},
-    tool::{FindRoot, Folders, Parts, PatternSource, Payload, Shelf, TmwsService},
+    tool::{FindRoot, Folders, Parts, PatternSource, Payload, Promotion, Shelf, TmwsService},
 };
 
 /// The principal of whoever runs the binary.
@@ -66,19 +74,21 @@ impl Serving {
         folders: &Arc<Folders>,
         workspaces: Arc<dyn Workspaces>,
         store: fn(SqliteOptions) -> LazyStore,
+        outside: Outside,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         let DatabaseUrl::Sqlite(path) = &config.database;
         let options = SqliteOptions { limits: config.store, ..SqliteOptions::new(path) };
         let store: SharedStore = Arc::new(store(options));
         let shelf = Shelf::new(Arc::clone(folders) as Arc<dyn PatternSource>);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let engine = Arc::new(Engine::new(
+        let engine = Engine::new(
             Arc::clone(&shelf) as LibraryHandle,
             SharedStore::clone(&store),
             workspaces,
             Arc::clone(&clock),
             EngineSettings { call_deadline: config.connection.call_deadline, ..EngineSettings::default() },
-        ));
+        );
+        let engine = Arc::new(engine.with_outside(Arc::new(outside)));
         Self { engine, shelf, store, clock }
     }
 }
@@ -109,6 +119,12 @@ impl Local {
     /// The parts that `config` describes.
     #[must_use]
     pub fn new(config: &Config) -> Self {
+        Self::at(config, Arc::new(SystemClock))
+    }
+
+    /// The same by another clock.
+    #[must_use]
+    pub fn at(config: &Config, clock: Arc<dyn Clock>) -> Self {
         let place = own_place(config);
         let rooted = Arc::clone(&place);
         let folders = Arc::new(Folders {
@@ -122,9 +138,10 @@ impl Local {
                 }),
             )
         });
-        let workspaces = Arc::new(LocalWorkspaces(Arc::clone(&place)));
+        let workspaces: Arc<dyn Workspaces> = Arc::new(LocalWorkspaces(Arc::clone(&place)));
+        let servers = own_servers(config, Arc::clone(&workspaces));
         let Serving { engine, shelf, store, clock } =
-            Serving::new(config, &folders, workspaces, LazyStore::new);
+            Serving::new(config, &folders, workspaces, LazyStore::new, outside(config, servers, true), clock);
         Self {
             engine,
             shelf,
@@ -188,6 +205,12 @@ impl Local {
     pub fn allowed(&self) -> Allowed {
         self.engine.allowed(&self.scope(), Caller::Trusted)
     }
+
+    /// What a model of the local user may run. The first call looks at the disk.
+    #[must_use]
+    pub fn allowed_to_a_model(&self) -> Allowed {
+        self.engine.allowed(&self.scope(), Caller::Model)
+    }
 }
 
 /// The parts of a process that serves many principals in many projects.
@@ -222,8 +245,12 @@ impl Shared {
             own: Arc::clone(&place),
         };
         let folders = Arc::new(user_folders(config, Box::new(|| None)));
+        let workspaces: Arc<dyn Workspaces> = Arc::new(workspaces);
+        let servers = shared_servers(config, Arc::clone(&workspaces));
+        let outside = outside(config, servers, false);
+        let clock = Arc::new(SystemClock);
         let Serving { engine, shelf, store, clock } =
-            Serving::new(config, &folders, Arc::new(workspaces), LazyStore::discreet);
+            Serving::new(config, &folders, workspaces, LazyStore::discreet, outside, clock);
         let service = TmwsService::new(Parts {
             engine: Arc::clone(&engine),
             shelf: Arc::clone(&shelf),
@@ -239,6 +266,79 @@ impl Shared {
     #[must_use]
     pub fn own_project(&self) -> &ProjectId {
         &self.place.project
+    }
+}
+
+/// The ways out of the process that `config` describes; `local`: for one local user. Nothing is opened.
+fn outside(config: &Config, mcp: Servers, local: bool) -> Outside {
+    // The settings were read by the same rule.
+    let private = config.private_hosts.iter().filter_map(|host| HostRule::parse(host).ok()).collect();
+    Outside {
+        http: Http::new(private),
+        llm: Models::new(config.llm.clone()),
+        mcp,
+        sql: databases(config, local),
+        ..Outside::default()
+    }
+}
+
+/// The databases of `config`, their projects by id.
+fn databases(config: &Config, local: bool) -> Sources {
+    let specs = config.sources.iter().cloned().map(|mut spec| {
+        for project in spec.projects.iter_mut().flatten() {
+            *project = project_called(config, project);
+        }
+        spec
+    });
+    Sources::new(specs, local, |name| std::env::var_os(name))
+}
+
+/// The project that the configuration calls `name`: its id, or its alias there.
+fn project_called(config: &Config, name: &ProjectId) -> ProjectId {
+    let aliased = config.projects.iter().find(|project| project.alias.as_deref() == Some(name.as_str()));
+    aliased.map_or_else(|| name.clone(), |project| project.id.clone())
+}
+
+/// The other MCP servers for one local user, who configured them: without `projects` every project may call them.
+fn own_servers(config: &Config, workspaces: Arc<dyn Workspaces>) -> Servers {
+    let projects = config.projects.clone();
+    let home = config.home.clone();
+    let admits: Admits = Box::new(move |setting, scope| match &setting.projects {
+        None => true,
+        Some(names) => names.iter().any(|name| is_project(name, scope.project(), &projects, home.as_deref())),
+    });
+    Servers::new(config.servers.iter().cloned(), admits, workspaces, config.home.clone())
+}
+
+/// The other MCP servers for many principals: only for the projects that they were given to.
+fn shared_servers(config: &Config, workspaces: Arc<dyn Workspaces>) -> Servers {
+    let projects = config.projects.clone();
+    let admits: Admits = Box::new(move |setting, scope| {
+        let of = |name: &str| projects.iter().find(|project| project.alias.as_deref() == Some(name));
+        setting.projects.iter().flatten().any(|name| {
+            name == "*"
+                || name == scope.project().as_str()
+                || of(name).is_some_and(|project| project.id == *scope.project())
+        })
+    });
+    Servers::new(config.servers.iter().cloned(), admits, workspaces, config.home.clone())
+}
+
+/// Whether `name` means `project` on the machine of one user: its id, or what `[projects]` calls its root.
+fn is_project(name: &str, project: &ProjectId, projects: &[ProjectSetting], home: Option<&Path>) -> bool {
+    if name == "*" || name == project.as_str() {
+        return true;
+    }
+    let named =
+        projects.iter().find(|known| known.id.as_str() == name || known.alias.as_deref() == Some(name));
+    let root = named.and_then(|named| configured_root_of(named, home));
+    root.is_some_and(|root| project_of(&root, home) == *project)
+}
+
+fn configured_root_of(project: &ProjectSetting, home: Option<&Path>) -> Option<PathBuf> {
+    match configured_root(project.root.as_deref()?, home) {
+        Workspace::Root(root) => Some(root),
+        Workspace::None { .. } => None,
     }
 }
 
@@ -339,6 +439,7 @@ fn user_folders(config: &Config, root: FindRoot) -> Folders {
         project: Vec::new(),
         root,
         trust: None,
+        promotion: Promotion { names: config.promote.clone(), place: config.place_of("promote") },
         library: Mutex::default(),
     }
 }

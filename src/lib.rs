@@ -6,6 +6,7 @@
 pub mod hex;
 pub mod limits;
 pub mod nearest;
+pub mod random;
 pub mod revision;
 pub mod scope;
 
@@ -16,6 +17,8 @@ pub mod wire;
 pub mod schema;
 
 pub mod protocol;
+
+pub mod embedding;
 
 pub mod pattern;
 
@@ -52,5 +55,7 @@ pub mod record;
 pub mod replay;
 
 pub mod serve;
+
+pub mod token_report;
 
 pub mod cli;

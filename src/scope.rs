@@ -78,12 +78,16 @@ impl Rights {
     pub const MEMORY_WRITE: Self = Self(4);
     /// `admin`: metrics and the state of the server.
     pub const ADMIN: Self = Self(8);
+    /// `pattern:execute`: run those patterns that execute programs or reach beyond the server to write, as far as the
+    /// configuration offers them as tools.
+    pub const PATTERN_EXECUTE: Self = Self(16);
     /// Everything: the local user.
-    pub const ALL: Self = Self(15);
+    pub const ALL: Self = Self(31);
 
     /// Each single right with its name in token files and in `WWW-Authenticate`.
-    pub const NAMED: [(Self, &'static str); 4] = [
+    pub const NAMED: [(Self, &'static str); 5] = [
         (Self::PATTERN_RUN, "pattern:run"),
+        (Self::PATTERN_EXECUTE, "pattern:execute"),
         (Self::MEMORY_READ, "memory:read"),
         (Self::MEMORY_WRITE, "memory:write"),
         (Self::ADMIN, "admin"),

@@ -14,8 +14,15 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-/// Libraries whose DEBUG prints whole payloads: heard from WARN up only, whatever the filter says.
-const CHATTY: &[&str] = &["rmcp", "sqlx", "tiktoken_rs", "jsonschema"];
+/// Libraries whose lines hold what was read and sent, and how far each is heard at most, whatever the filter says.
+const CHATTY: &[(&str, LevelFilter)] = &[
+    // Its errors quote what another server answered, which may repeat the headers that it was sent. What matters of
+    // them is a `Fault` of `engine::steps::mcp`.
+    ("rmcp", LevelFilter::OFF),
+    ("sqlx", LevelFilter::WARN),
+    ("tiktoken_rs", LevelFilter::WARN),
+    ("jsonschema", LevelFilter::WARN),
+];
 
 /// Why logging could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +53,15 @@ pub fn parse_filter(filter: &str) -> Result<Targets, TelemetryError> {
         return Err(refused());
     }
     let targets = Targets::from_str(filter).map_err(|_| refused())?;
-    let ceiling = |target: &&str| targets.would_enable(target, &tracing::Level::INFO);
-    let chatty: Vec<_> = CHATTY.iter().copied().filter(ceiling).collect();
-    Ok(chatty.into_iter().fold(targets, |targets, target| targets.with_target(target, LevelFilter::WARN)))
+    let most = |target: &str| CHATTY.iter().find(|(name, _)| target.starts_with(name)).map(|(_, most)| *most);
+    let all = targets.default_level().unwrap_or(LevelFilter::OFF);
+    let own: Vec<_> = targets
+        .iter()
+        .map(|(target, level)| (target.to_owned(), most(target).map_or(level, |most| level.min(most))))
+        .collect();
+    // What the filter itself says of a library comes last, and so stays.
+    let chatty = CHATTY.iter().map(|(name, most)| ((*name).to_owned(), all.min(*most)));
+    Ok(chatty.chain(own).collect::<Targets>().with_default(all))
 }
 
 /// Begins logging to stderr. No file, no thread, no network: cheap enough to come before the first frame. Lines that
@@ -106,7 +119,20 @@ mod tests {
     fn libraries_that_print_payloads_stay_quiet() {
         let targets = parse_filter("trace").expect("a filter");
         assert!(targets.would_enable("tmws::wire", &tracing::Level::TRACE));
-        assert!(!targets.would_enable("rmcp::service", &tracing::Level::DEBUG));
-        assert!(!parse_filter("off").expect("a filter").would_enable("rmcp", &tracing::Level::ERROR));
+        assert!(targets.would_enable("sqlx::query", &tracing::Level::WARN));
+        for filter in [
+            "trace",
+            "warn,sqlx=trace,rmcp=error",
+            "sqlx::query=debug,rmcp::transport=trace",
+            "s=trace,r=trace",
+        ] {
+            let targets = parse_filter(filter).expect("a filter");
+            assert!(!targets.would_enable("sqlx::query", &tracing::Level::INFO), "{filter}");
+            assert!(!targets.would_enable("rmcp::transport::worker", &tracing::Level::ERROR), "{filter}");
+        }
+        assert!(
+            !parse_filter("sqlx=off,warn").expect("a filter").would_enable("sqlx", &tracing::Level::WARN)
+        );
+        assert!(!parse_filter("off").expect("a filter").would_enable("sqlx", &tracing::Level::ERROR));
     }
 }

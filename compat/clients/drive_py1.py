@@ -48,10 +48,26 @@ async def run_tasks(session, tasks, seen):
     seen["kept"] = [[task.taskId, task.status] for task in kept]
 
 
+def callbacks(plan, seen):
+    """What answers the server's questions, where the plan has an answer; older clients know of none."""
+    if "form" not in plan:
+        return {}
+    from mcp.types import ElicitResult
+
+    async def fill_in(_, params):
+        seen.setdefault("asked", []).append(params.message)
+        return ElicitResult(action="accept", content=plan["form"])
+
+    return {"elicitation_callback": fill_in}
+
+
 async def main() -> None:
     plan = json.load(sys.stdin)
     seen = {}
-    async with transport(plan) as (read, write, *_), ClientSession(read, write) as session:
+    async with (
+        transport(plan) as (read, write, *_),
+        ClientSession(read, write, **callbacks(plan, seen)) as session,
+    ):
         seen["revision"] = str((await session.initialize()).protocolVersion)
         seen["tools"] = [tool.name for tool in (await session.list_tools()).tools]
         seen["calls"] = []

@@ -8,7 +8,7 @@ import sys
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
-from mcp.types import PromptReference
+from mcp.types import ElicitResult, PromptReference
 
 
 def server(plan):
@@ -21,10 +21,22 @@ def server(plan):
     return streamable_http_client(plan["url"], http_client=create_mcp_http_client(headers=headers))
 
 
+def callbacks(plan, seen):
+    """What answers the server's questions, where the plan has an answer."""
+    if "form" not in plan:
+        return {}
+
+    async def fill_in(_, params):
+        seen.setdefault("asked", []).append(params.message)
+        return ElicitResult(action="accept", content=plan["form"])
+
+    return {"elicitation_callback": fill_in}
+
+
 async def main() -> None:
     plan = json.load(sys.stdin)
     seen = {}
-    async with Client(server(plan), mode=plan["mode"]) as client:
+    async with Client(server(plan), mode=plan["mode"], **callbacks(plan, seen)) as client:
         seen["revision"] = str(client.protocol_version)
         seen["tools"] = [tool.name for tool in (await client.list_tools()).tools]
         seen["calls"] = []

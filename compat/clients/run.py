@@ -5,8 +5,8 @@
 
 Each client connects, lists what there is, runs `repo.digest` on a repository made here, reads a resource, gets a
 prompt, stores a memory and leaves; after a restart of the server it finds the memory again. A client that knows of tasks
-runs `todo.sweep` as one, and finds that again, too. Over the network it then
-comes once more with a token, which nobody gets in without.
+runs `todo.sweep` as one, and finds that again, too. One that knows of forms is shown the one of `ask.yaml`, and fills it
+in. Over the network it then comes once more with a token, which nobody gets in without.
 
 On stdio the server must be gone after each launch, must have written nothing to stderr and, in the second, nothing but
 frames to stdout. On the network it must end by itself at a signal, and complain of nothing.
@@ -321,16 +321,22 @@ def check(command, tmws, over, client, mode, revision, work):
     else:
         visits = over_network(place, command, plan, client.get("token", True))
 
-    has_tasks = client.get("tasks", False)
+    has_tasks, has_forms = client.get("tasks", False), client.get("forms", False)
+    if has_forms:
+        patterns = work / "config" / "tmws" / "patterns"
+        patterns.mkdir(parents=True, exist_ok=True)
+        shutil.copy(HERE / "ask.yaml", patterns / "test.ask.yaml")
     first = next(visits)({
         "calls": [
             ["execute_pattern", {"pattern": "repo.digest", "input": {"since": "14d"}}],
             ["remember", {"content": marker, "tags": ["deploy"]}],
             ["find_patterns", {"query": "what changed"}],
+            *([["execute_pattern", {"pattern": "test.ask"}]] if has_forms else []),
         ],
         "resources": ["pattern://repo.digest"],
         "prompts": [["repo.digest", {"since": "14d"}]],
         **({"tasks": [["execute_pattern", {"pattern": "todo.sweep"}]]} if has_tasks else {}),
+        **({"form": {"port": "443"}} if has_forms else {}),
     })
     expect(first["revision"] == revision, f"it spoke {first['revision']}, expected {revision}")
     expect(first["tools"] == TOOLS, f"tools: {first['tools']}")
@@ -342,6 +348,10 @@ def check(command, tmws, over, client, mode, revision, work):
     expect("repo.digest" in first["listed"]["prompts"], f"prompts: {first['listed']}")
     expect("name: repo.digest" in first["resources"][0], f"resource: {first['resources'][0][:500]}")
     expect("Change number 3" in first["prompts"][0], f"prompt: {first['prompts'][0][:500]}")
+
+    if has_forms:
+        expect(first["asked"] == ["Which port?"], f"asked: {first.get('asked')}")
+        expect(answer(first, 3)["choice"] == {"action": "accept", "content": {"port": "443"}}, f"form: {first['calls'][3]}")
 
     if has_tasks:
         task = first["tasks"][0]

@@ -64,7 +64,7 @@ impl Level {
     #[must_use]
     pub const fn limit(self, rights: Rights) -> Rights {
         match self {
-            Self::Read => rights.without(Rights::MEMORY_WRITE),
+            Self::Read => rights.without(Rights::MEMORY_WRITE).without(Rights::PATTERN_EXECUTE),
             Self::Write => rights,
         }
     }

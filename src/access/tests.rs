@@ -72,7 +72,7 @@ fn every_fault_of_a_tokens_file_has_its_line_and_its_remedy() {
         (
             with("scopes = [\"all\"]"),
             4,
-            "unknown scope `all`; there are pattern:run, memory:read, memory:write, admin",
+            "unknown scope `all`; there are pattern:run, pattern:execute, memory:read, memory:write, admin",
         ),
         (with("scopes = \"admin\""), 4, "`scopes` must be a list"),
         (with("projects = \"web\""), 4, "`projects` is a table such as"),
@@ -139,7 +139,7 @@ fn a_token_stands_for_what_its_entry_says_and_by_default_for_little() {
         entry(
             "full",
             "bob",
-            "agent = \"ci\"\nprojects = [\"*=write\"]\nscopes = [\"pattern:run\", \"memory:read\", \"memory:write\", \"admin\"]"
+            "agent = \"ci\"\nprojects = [\"*=write\"]\nscopes = [\"pattern:run\", \"pattern:execute\", \"memory:read\", \"memory:write\", \"admin\"]"
         ),
     ));
     let access = desk.open().unwrap();
@@ -156,7 +156,7 @@ fn a_token_stands_for_what_its_entry_says_and_by_default_for_little() {
 
 #[test]
 fn a_project_opens_as_far_as_the_token_says_and_no_answer_tells_what_there_is() {
-    let all = "scopes = [\"pattern:run\", \"memory:read\", \"memory:write\"]";
+    let all = "scopes = [\"pattern:run\", \"pattern:execute\", \"memory:read\", \"memory:write\"]";
     let desk = Desk::new(&format!(
         "{}{}{}",
         entry("own", "ada", all),

@@ -31,7 +31,7 @@ impl Digester {
     /// # Errors
     /// The system has no randomness.
     pub fn random() -> io::Result<Self> {
-        Ok(Self::with_key(&random_key()?))
+        Ok(Self::with_key(&crate::random::key()?))
     }
 
     /// With the key kept beside the log at `path` (`.key` is added to its name), made where there is none.
@@ -41,7 +41,7 @@ impl Digester {
     pub fn beside(path: &Path) -> io::Result<Self> {
         let mut name = path.as_os_str().to_owned();
         name.push(".key");
-        file::key(Path::new(&name), random_key).map(|key| Self::with_key(&key))
+        file::key(Path::new(&name), crate::random::key).map(|key| Self::with_key(&key))
     }
 
     /// With this key.
@@ -65,12 +65,6 @@ impl Digester {
         mac.update(session.as_bytes());
         hex(&mac.finalize().into_bytes()[..SESSION_BYTES])
     }
-}
-
-fn random_key() -> io::Result<[u8; 32]> {
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(io::Error::other)?;
-    Ok(key)
 }
 
 fn keyed(key: &[u8]) -> Hmac<Sha256> {

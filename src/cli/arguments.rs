@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::pattern::Mode;
+use crate::pattern::{Mode, PatternKind};
 
 /// Runs patterns and keeps memories for agents, over MCP or by hand.
 #[derive(Debug, Parser)]
@@ -12,9 +12,9 @@ use crate::pattern::Mode;
     name = "tmws",
     about = "Runs typed, tested patterns and keeps a project's memory, as an MCP server or by hand",
     long_about = "Runs typed, tested patterns and keeps a project's memory, as an MCP server or by hand.\n\n\
-        Without a command it speaks MCP on stdin and stdout, which is how hosts launch it.\n\
+        Without a command it speaks MCP on stdin and stdout, which is how hosts launch it. `tmws COMMAND --help` explains\n\
+        one command.\n\
         Settings come from defaults, tmws.toml, TMWS_* variables and flags, later ones win; `tmws doctor` shows each.",
-    after_help = "`tmws --help` explains more; `tmws <command> --help` one command.",
     after_long_help = "Exit codes: 0 done, 1 a check, a pattern or a bridge failed, 2 the command line or an input is wrong,\n\
         69 the store or the address to listen on cannot be used, 70 a bug in tmws,\n\
         78 the configuration is wrong.",
@@ -93,9 +93,20 @@ pub enum Command {
     Token(Token),
     /// Run a pattern, or let a question choose one
     Run(Run),
-    /// List, show, check and trust patterns
+    /// Make, list, explain, check, test and trust patterns
     #[command(subcommand)]
     Pattern(Pattern),
+    /// Start the other MCP servers of tmws.toml, list their tools, and print what pins them
+    #[command(
+        long_about = "Start the other MCP servers of tmws.toml, list their tools, and print what pins them.\n\n\
+            Patterns call a tool only while it is what [servers.NAME.tools.TOOL] says: `schema` is the SHA-256 of its name,\n\
+            description, schemas and annotations. A tool that is not what was pinned is shown with both hashes, and the\n\
+            exit code is 1."
+    )]
+    Tools {
+        /// Only this server; all of them where absent
+        server: Option<String>,
+    },
     /// Read and write the project's memory by hand
     #[command(subcommand)]
     Memory(Memory),
@@ -104,6 +115,8 @@ pub enum Command {
     Schema(Schema),
     /// Play recorded conversations against a server and compare what it says
     Replay(Replay),
+    /// Measure what answers cost in tokens, beside other MCP servers and a shell
+    TokenReport(TokenReport),
     /// Check this installation and print every setting with its origin
     Doctor(Doctor),
 }
@@ -187,7 +200,7 @@ pub enum TokenCommand {
         /// A project it opens: id or alias, or `*` for every one, to read or to write; repeatable; `personal` alone where absent
         #[arg(long, value_name = "ID[=read|write]")]
         project: Vec<String>,
-        /// pattern:run, memory:read, memory:write or admin; repeatable; the first two where absent
+        /// pattern:run, memory:read, memory:write, pattern:execute or admin; repeatable; the first two where absent
         #[arg(long, value_name = "SCOPE")]
         scope: Vec<String>,
         /// Until when: a date, a time with its zone, or a duration from now such as 30d
@@ -334,13 +347,32 @@ impl From<ModeArgument> for Mode {
 pub enum Pattern {
     /// List patterns
     List {
-        /// Only those whose name or description has these words
+        /// Those that fit these words, best first
         query: Option<String>,
     },
     /// Print one pattern's file
     Show {
         /// Its name
         name: String,
+    },
+    /// Make a pattern file to start from, with a test that passes
+    New {
+        /// Its name, such as repo.digest
+        name: String,
+        /// Its type
+        #[arg(long = "type", value_enum, value_name = "TYPE", default_value = "infrastructure")]
+        kind: Kind,
+        /// In the folder of this repository (.tmws/patterns), not in the user's
+        #[arg(long)]
+        project: bool,
+    },
+    /// Tell why a question runs the pattern that it runs, or which ones it is offered
+    Explain {
+        /// The question, in words
+        query: String,
+        /// As with `tmws run`
+        #[arg(long, value_enum, default_value = "balanced")]
+        mode: ModeArgument,
     },
     /// Check pattern files
     Lint {
@@ -357,6 +389,27 @@ pub enum Pattern {
         /// Their names; only shows what there is where absent
         names: Vec<String>,
     },
+}
+
+/// `tmws pattern new --type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// No memory steps
+    Infrastructure,
+    /// Nothing but memory, data and control
+    Memory,
+    /// Both
+    Hybrid,
+}
+
+impl From<Kind> for PatternKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Infrastructure => Self::Infrastructure,
+            Kind::Memory => Self::Memory,
+            Kind::Hybrid => Self::Hybrid,
+        }
+    }
 }
 
 /// `tmws memory`.
@@ -455,6 +508,28 @@ pub struct Replay {
     /// Print the rules, and what may differ
     #[arg(long)]
     pub explain: bool,
+}
+
+/// `tmws token-report`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Scripted, no model runs. Arms: A reference MCP servers, A+ the same with a grep tool, C the host's shell, B this\n\
+        program with its four tools. B is measured at each run, the others are transcripts that compat/tokens/record.py\n\
+        makes. Counted in o200k_base is what a model sees; definitions are spread over K tasks. With --json every\n\
+        figure: billed input, with and without cached prefixes, calls, turns, milliseconds, the three ways that hosts\n\
+        show results. Exit code 1 where the gate is not passed.\n\n\
+        Examples:\n  tmws token-report\n  tmws token-report --data ~/src/tmws/compat/tokens --json"
+)]
+pub struct TokenReport {
+    /// The folder of tasks, fixtures and transcripts; else compat/tokens of the checkout around the working folder
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Tasks a session in the table: definitions are spread over so many
+    #[arg(short, long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub k: u16,
+    /// Print Markdown
+    #[arg(long)]
+    pub markdown: bool,
 }
 
 /// `tmws doctor`.

@@ -2,6 +2,7 @@
 //! `output` and, under `stdio`, to MCP alone.
 
 pub mod arguments;
+mod asking;
 mod doctor;
 mod draft;
 mod failure;
@@ -11,11 +12,14 @@ mod pattern;
 mod record;
 mod replay;
 mod run;
+mod scaffold;
 mod schema;
 mod serve;
 mod settings;
 mod start;
 mod token;
+mod token_report;
+mod tools;
 mod version;
 
 pub use failure::Failure;

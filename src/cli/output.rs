@@ -69,17 +69,27 @@ impl Output {
     /// # Errors
     /// As [`Output::line`].
     pub fn table<const N: usize>(&mut self, rows: &[[String; N]]) -> Result<(), Failure> {
-        let rows: Vec<[String; N]> =
-            rows.iter().map(|row| row.each_ref().map(|cell| one_line(cell))).collect();
-        let mut widths = [0; N];
+        let rows: Vec<&[String]> = rows.iter().map(<[String; N]>::as_slice).collect();
+        self.columns(&rows)
+    }
+
+    /// The same for rows whose length only the run knows.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub fn columns(&mut self, rows: &[impl AsRef<[String]>]) -> Result<(), Failure> {
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.as_ref().iter().map(|cell| one_line(cell)).collect()).collect();
+        let mut widths = Vec::new();
         for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
+            widths.resize(row.len().max(widths.len()), 0);
+            for (cell, width) in row.iter().zip(&mut widths) {
                 *width = (*width).max(cell.chars().count());
             }
         }
         for row in &rows {
             let mut line = String::new();
-            for (cell, width) in row.iter().zip(widths) {
+            for (cell, width) in row.iter().zip(&widths) {
                 line.push_str(cell);
                 line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()) + 2));
             }

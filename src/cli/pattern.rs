@@ -1,4 +1,4 @@
-//! `tmws pattern`: list, show, check, test and trust patterns.
+//! `tmws pattern`: make, list, show, check, test and trust patterns.
 
 use std::{
     collections::BTreeMap,
@@ -6,26 +6,31 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use super::{Failure, Output, arguments, draft::Draft};
+use super::{Failure, Output, arguments, draft::Draft, scaffold};
 use crate::{
     compose::Local,
+    embedding,
     engine::{
         Patterns as _,
         testing::{TestOutcome, run_tests},
     },
     exit::Exit,
     pattern::{
-        Effect, Origin, Pattern,
+        Effect, Mode, Origin, Pattern,
         library::SourceFile,
-        lint::{lint, read_files},
+        lint::{absent_files, lint, read_files},
         loader::{LoadError, hash, load},
         trust::question,
     },
 };
+
+/// How long a command waits for the embedding table: a load that takes longer is none.
+const EMBEDDING_WAIT: Duration = Duration::from_secs(5);
 
 /// A pattern to test, and the folder of its file where that is known.
 type Subject = (Arc<Pattern>, Option<PathBuf>);
@@ -42,6 +47,8 @@ pub(super) async fn run(
     match command {
         arguments::Pattern::List { query } => list(query.as_deref(), local, output).await,
         arguments::Pattern::Show { name } => show(&name, local, output).await,
+        arguments::Pattern::New { name, kind, project } => scaffold::run(&name, kind, project, local, output),
+        arguments::Pattern::Explain { query, mode } => explain(&query, mode.into(), local, output).await,
         arguments::Pattern::Lint { paths } => check(&paths, local, output),
         arguments::Pattern::Test { names } => test(&names, local, output).await,
         arguments::Pattern::Trust { names } => trust(&names, local, output),
@@ -50,10 +57,14 @@ pub(super) async fn run(
 
 async fn list(query: Option<&str>, local: &Local, output: &mut Output) -> Result<Exit, Failure> {
     ready(local, "list patterns").await?;
-    let patterns = match query.map(str::trim).filter(|query| !query.is_empty()) {
-        Some(query) => local.shelf.ranked(query),
+    let mut patterns = match query.map(str::trim).filter(|query| !query.is_empty()) {
+        Some(query) => {
+            embedding::ready(EMBEDDING_WAIT).await;
+            local.shelf.ranked(query)
+        }
         None => local.shelf.all(),
     };
+    patterns.sort_by_key(|pattern| pattern.deprecated.is_some());
     if output.is_json() {
         let patterns: Vec<Value> = patterns.iter().map(|pattern| describe(pattern)).collect();
         output.json(&json!({"patterns": patterns, "faults": *local.shelf.faults()}))?;
@@ -66,7 +77,10 @@ async fn list(query: Option<&str>, local: &Local, output: &mut Output) -> Result
                 pattern.name.clone(),
                 version(pattern),
                 effect(pattern).to_owned(),
-                first_sentence(&pattern.description).to_owned(),
+                match &pattern.deprecated {
+                    Some(deprecated) => deprecated.to_string(),
+                    None => first_sentence(&pattern.description).to_owned(),
+                },
             ]
         })
         .collect();
@@ -77,13 +91,31 @@ async fn list(query: Option<&str>, local: &Local, output: &mut Output) -> Result
     Ok(Exit::Ok)
 }
 
+/// As a model's query: what writes or executes is not there.
+async fn explain(query: &str, mode: Mode, local: &Local, output: &mut Output) -> Result<Exit, Failure> {
+    ready(local, "explain a question").await?;
+    embedding::ready(EMBEDDING_WAIT).await;
+    let allowed = local.allowed_to_a_model();
+    let explained = local.shelf.explain(query, mode, &|pattern| allowed.admits(pattern));
+    let explanation = explained
+        .ok_or_else(|| Failure::new(Exit::Failed, "explain a question", "the patterns are not loaded"))?;
+    if output.is_json() {
+        output.json(&explanation.to_json())?;
+    } else {
+        for line in explanation.to_text().lines() {
+            output.line(line)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
 async fn show(name: &str, local: &Local, output: &mut Output) -> Result<Exit, Failure> {
     let action = format!("show {name}");
     ready(local, &action).await?;
-    let pattern = local.engine.named(name, &local.allowed()).map_err(|error| {
-        Failure::of_engine(action, &error)
-            .with_hint("`tmws pattern list` prints all names and which files wait for trust")
-    })?;
+    let pattern = local
+        .engine
+        .named(name, &local.allowed())
+        .map_err(|error| Failure::of_engine(action, &error).with_hint(hint_for(name, local)))?;
     if output.is_json() {
         let mut value = describe(&pattern);
         value["inputs"] = pattern.inputs.clone();
@@ -93,6 +125,18 @@ async fn show(name: &str, local: &Local, output: &mut Output) -> Result<Exit, Fa
         output.verbatim(&pattern.source)?;
     }
     Ok(Exit::Ok)
+}
+
+/// Where to look for the pattern `name`, which is not to be found.
+pub(super) fn hint_for(name: &str, local: &Local) -> String {
+    let name = name.split('@').next().unwrap_or_default();
+    if local.folders.read_project().files.iter().any(|file| scaffold::is_named(&file.text, name)) {
+        return format!(
+            "this repository has it, and it runs once `tmws pattern lint` finds no error and `tmws pattern trust {name}` \
+             was said"
+        );
+    }
+    "`tmws pattern list` prints all names and which files wait for trust".to_owned()
 }
 
 fn check(paths: &[PathBuf], local: &Local, output: &mut Output) -> Result<Exit, Failure> {
@@ -113,7 +157,8 @@ fn check(paths: &[PathBuf], local: &Local, output: &mut Output) -> Result<Exit, 
             Err(error) => unreadable.push(format!("{}: {error}", path.display())),
         }
     }
-    let findings = lint(&files);
+    let mut findings = lint(&files);
+    findings.warnings.extend(absent_files(&files));
     let failed = !unreadable.is_empty() || !findings.errors.is_empty();
     if output.is_json() {
         output.json(&json!({
@@ -160,8 +205,7 @@ async fn test(names: &[String], local: &Local, output: &mut Output) -> Result<Ex
     }
     for name in names {
         let pattern = local.engine.named(name, &local.allowed()).map_err(|error| {
-            Failure::of_engine(format!("test {name}"), &error)
-                .with_hint("`tmws pattern list` prints all names and which files wait for trust")
+            Failure::of_engine(format!("test {name}"), &error).with_hint(hint_for(name, local))
         })?;
         subjects.push((pattern, None));
     }
@@ -346,6 +390,11 @@ fn describe(pattern: &Pattern) -> Value {
         "name": pattern.name, "version": version(pattern), "effect": effect(pattern),
         "description": pattern.description, "hash": pattern.hash, "origin": origin(&pattern.origin).0,
     });
+    if let Some(deprecated) = &pattern.deprecated {
+        value["deprecated"] = json!({
+            "replaced_by": deprecated.replaced_by, "reason": deprecated.reason, "since": deprecated.since,
+        });
+    }
     if let Some(path) = origin(&pattern.origin).1 {
         value["file"] = json!(path);
     }

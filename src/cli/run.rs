@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io::{self, Read as _},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Output, arguments, output};
+use super::{Failure, Output, arguments, asking::TerminalAsker, output, pattern};
 use crate::{
     compose::Local,
     engine::{
@@ -40,32 +41,52 @@ pub(super) async fn run(
     } else {
         Target::Pattern(arguments.target.clone())
     };
-    let pattern = match &target {
-        Target::Pattern(name) => {
-            Some(local.engine.named(name, &local.allowed()).map_err(|error| unknown(&action, &error))?)
-        }
+    let named = match &target {
+        Target::Pattern(name) => Some(
+            local
+                .engine
+                .named(name, &local.allowed())
+                .map_err(|error| unknown(&action, &error, name, local))?,
+        ),
         Target::Query(_) => None,
     };
     let request = ExecuteRequest {
         target,
-        input: inputs(&arguments, pattern.as_deref())?,
+        input: inputs(&arguments, named.as_deref())?,
         mode: arguments.mode.into(),
         session: arguments.session,
         unless: arguments.unless,
         fresh: arguments.fresh,
         caller: Caller::Trusted,
     };
-    let deadline = Instant::now() + longest(pattern.as_deref(), local);
+    let deadline = Instant::now() + longest(named.as_deref(), local);
     let cancel = CancellationToken::new();
-    let around =
-        Surroundings { observer: &Unobserved, cancel: cancel.clone(), deadline, task_deadline: None };
+    let around = Surroundings {
+        observer: &Unobserved,
+        asker: Arc::new(TerminalAsker::default()),
+        cancel: cancel.clone(),
+        deadline,
+        task_deadline: None,
+    };
     let scope = local.scope();
     let running = local.engine.execute(&scope, request, around);
     match ending_with_signals(running, &cancel)
         .await
         .map_err(|error| Failure::of_io(action.clone(), &error))?
     {
-        Ok(execution) => show(&execution, output),
+        Ok(execution) => {
+            if let (Some(pattern), Some(note)) = (&execution.receipt.pattern, &execution.receipt.deprecated) {
+                super::output::tell(&format!("{pattern} is {note}"));
+            }
+            for asked in execution.receipt.llm.iter().filter(|asked| asked.outcome != "ok") {
+                let model = asked.model.as_deref().unwrap_or("the language model");
+                super::output::tell(&format!(
+                    "{model} gave no answer ({}); with TMWS_LOG=debug the log has why",
+                    asked.outcome
+                ));
+            }
+            show(&execution, output)
+        }
         Err(error) => {
             if output.is_json() {
                 output.json(&error_json(&error))?;
@@ -100,9 +121,9 @@ fn longest(pattern: Option<&Pattern>, local: &Local) -> Duration {
     }
 }
 
-fn unknown(action: &str, error: &EngineError) -> Failure {
-    Failure::of_engine(action, error)
-        .with_hint("`tmws pattern list` prints all names and which files wait for trust; a question of one word needs --query")
+fn unknown(action: &str, error: &EngineError, name: &str, local: &Local) -> Failure {
+    let hint = pattern::hint_for(name, local);
+    Failure::of_engine(action, error).with_hint(format!("{hint}; a question of one word needs --query"))
 }
 
 /// The inputs: `--input` first, then each `--set` on top, read as the pattern's schema wants it.
@@ -168,6 +189,9 @@ fn show(execution: &Execution, output: &mut Output) -> Result<Exit, Failure> {
                 output.line("unchanged")?;
             }
             Ok(Exit::Ok)
+        }
+        Outcome::Suspended => {
+            Err(Failure::new(Exit::Failed, "run a pattern", "it waits for answers that nobody gives"))
         }
         Outcome::Candidates { candidates } => {
             if output.is_json() {

@@ -7,7 +7,8 @@ use clap::{CommandFactory as _, Parser as _, error::ErrorKind as ClapError};
 use super::{
     Failure, Output,
     arguments::{Arguments, Command},
-    doctor, memory, output, pattern, record, replay, run, schema, serve, settings, token, version,
+    doctor, memory, output, pattern, record, replay, run, schema, serve, settings, token, token_report,
+    tools, version,
 };
 use crate::{
     bridge,
@@ -103,6 +104,9 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Replay(arguments) => {
             working(|runtime| printing(json, |output| runtime.block_on(replay::run(arguments, output))))
         }
+        Command::TokenReport(arguments) => {
+            working(|runtime| printing(json, |output| runtime.block_on(token_report::run(arguments, output))))
+        }
         Command::Doctor(arguments) => {
             let loaded = match loaded() {
                 Ok(config) => Ok(config),
@@ -122,13 +126,16 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Pattern(command) => {
             with_parts(&loaded()?, json, async |local, output| pattern::run(command, local, output).await)
         }
+        Command::Tools { server } => with_parts(&loaded()?, json, async |local, output| {
+            tools::run(server.as_deref(), local, output).await
+        }),
         Command::Memory(command) => with_parts(&loaded()?, json, async |local, output| {
             memory::run(command, &*local.store, &local.scope(), local.clock.now(), output).await
         }),
     }
 }
 
-/// Runs a command on the parts of a process, and closes the store behind it.
+/// Runs a command on the parts of a process, and closes behind it what it opened.
 fn with_parts(
     config: &Config,
     json: bool,
@@ -141,6 +148,7 @@ fn with_parts(
             runtime.block_on(async {
                 let local = Local::new(config);
                 let exit = command(&local, output).await;
+                local.engine.outside().close().await;
                 local.store.close(CLOSE_MAX).await;
                 exit
             })

@@ -7,6 +7,7 @@ use toml::{
 
 use super::{
     ProjectSetting, projects,
+    sections::{SECTIONS, Section},
     settings::{Given, SettingRow},
     table::SETTINGS,
 };
@@ -26,6 +27,9 @@ pub(super) trait Taker {
 
     /// One entry of `[projects]`.
     fn project(&mut self, project: ProjectSetting) -> Result<(), String>;
+
+    /// One entry of another table of named entries.
+    fn named(&mut self, section: &'static Section, name: &str, value: &DeValue<'_>) -> Result<(), String>;
 }
 
 /// Hands everything in `text` to `take`, in the order of the file, and returns all faults, those of `take` among them.
@@ -56,11 +60,18 @@ fn walk(text: &str, section: &str, table: &DeTable<'_>, take: &mut impl Taker, f
         } else if key == projects::SECTION {
             read_projects(text, value.get_ref(), take, faults);
             Ok(())
+        } else if let Some(section) = SECTIONS.iter().find(|section| section.name == key) {
+            read_named(text, section, value.get_ref(), take, faults);
+            Ok(())
         } else if let (DeValue::Table(inner), true) = (value.get_ref(), is_section(&key)) {
             walk(text, &key, inner, take, faults);
             Ok(())
         } else {
-            let known = SETTINGS.iter().map(|row| row.key).chain(["limits", projects::SECTION]);
+            let known = SETTINGS
+                .iter()
+                .map(|row| row.key)
+                .chain(["limits", projects::SECTION])
+                .chain(SECTIONS.iter().map(|section| section.name));
             Err(format!("unknown key `{}`{}", one_line(&key), nearest::hint(&key, known)))
         };
         if let Err(message) = outcome {
@@ -73,6 +84,26 @@ fn read_projects(text: &str, value: &DeValue<'_>, take: &mut impl Taker, faults:
     for entry in projects::read(value) {
         let line = line_of(text, entry.offset);
         let outcome = entry.project.and_then(|project| take.project(project));
+        faults.extend(outcome.err().map(|message| Fault { line, message }));
+    }
+}
+
+fn read_named(
+    text: &str,
+    section: &'static Section,
+    value: &DeValue<'_>,
+    take: &mut impl Taker,
+    faults: &mut Vec<Fault>,
+) {
+    let DeValue::Table(table) = value else {
+        let name = section.name;
+        faults
+            .push(Fault { line: 1, message: format!("`{name}` is a table of tables, as in `[{name}.app]`") });
+        return;
+    };
+    for (name, value) in table {
+        let line = line_of(text, name.span().start);
+        let outcome = take.named(section, name.get_ref(), value.get_ref());
         faults.extend(outcome.err().map(|message| Fault { line, message }));
     }
 }

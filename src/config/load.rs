@@ -8,13 +8,17 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use toml::de::DeValue;
+
 use super::{
     Config, ConfigError, DatabaseUrl, Kind, LegacySse, Origin, ProjectSetting,
     file::{self, Fault, Taker},
+    sections::Section,
     settings::{Given, SettingRow},
     table::SETTINGS,
 };
 use crate::{
+    engine::llm::{Fallback, LlmSettings},
     limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits, TaskLimits},
     nearest,
     tool::Payload,
@@ -94,8 +98,10 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     read_repository_file(&root, &mut config);
     read_environment(sources, &mut config)?;
     read_flags(sources, &mut config)?;
-    let Config { root, tokens_file, tls_cert, tls_key, audit_file, .. } = &mut config;
-    let files = [tokens_file, tls_cert, tls_key, audit_file].into_iter().filter_map(Option::as_mut);
+    let Config { root, tokens_file, tls_cert, tls_key, audit_file, llm, .. } = &mut config;
+    let files = [tokens_file, tls_cert, tls_key, audit_file, &mut llm.key_file]
+        .into_iter()
+        .filter_map(Option::as_mut);
     for path in files.chain([root]).filter(|path| path.is_relative()) {
         *path = sources.working_directory.join(&path);
     }
@@ -108,6 +114,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
             return Err(ConfigError { place, fault });
         }
     }
+    check_llm(&config)?;
     if config.database == DatabaseUrl::Sqlite(PathBuf::new()) {
         return Err(ConfigError {
             place: "TMWS_DATABASE_URL".to_owned(),
@@ -115,6 +122,20 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
         });
     }
     Ok(config)
+}
+
+/// What of a provider makes sense only together.
+fn check_llm(config: &Config) -> Result<(), ConfigError> {
+    let llm = &config.llm;
+    let wants_provider = llm.fallback == Fallback::Provider;
+    let rows = [
+        ("llm.fallback", wants_provider && llm.url.is_none(), "llm.url"),
+        ("llm.fallback", wants_provider && llm.model.is_none(), "llm.model"),
+        ("llm.url", llm.url.is_some() && llm.model.is_none(), "llm.model"),
+    ];
+    let Some((key, _, other)) = rows.into_iter().find(|(_, is_wrong, _)| *is_wrong) else { return Ok(()) };
+    let place = config.origin(key).map_or_else(String::new, ToString::to_string);
+    Err(ConfigError { place, fault: format!("`{key}` needs `{other}` beside it") })
 }
 
 fn defaults(sources: &Sources) -> Config {
@@ -131,6 +152,7 @@ fn defaults(sources: &Sources) -> Config {
         state_key: None,
         log: "warn".to_owned(),
         payload: Payload::Text,
+        promote: Vec::new(),
         connection: ConnectionLimits::default(),
         network: NetworkLimits::default(),
         listen: LISTEN_DEFAULT,
@@ -138,14 +160,18 @@ fn defaults(sources: &Sources) -> Config {
         tokens_file: None,
         allowed_hosts: Vec::new(),
         allowed_origins: Vec::new(),
+        private_hosts: Vec::new(),
         tls_cert: None,
         tls_key: None,
         legacy_sse: LegacySse::Auto,
         old_dialect: false,
         audit_file: data_folder.as_ref().map(|folder| folder.join("audit.jsonl")),
         projects: Vec::new(),
+        sources: Vec::new(),
+        servers: Vec::new(),
         store: StoreLimits::default(),
         tasks: TaskLimits::default(),
+        llm: LlmSettings::default(),
         shutdown: ShutdownLimits::default(),
         user_folder,
         data_folder,
@@ -241,6 +267,10 @@ impl Taker for FromUser<'_> {
     fn project(&mut self, project: ProjectSetting) -> Result<(), String> {
         project.add_to(&mut self.config.projects)
     }
+
+    fn named(&mut self, section: &'static Section, name: &str, value: &DeValue<'_>) -> Result<(), String> {
+        (section.take)(self.config, name, value)
+    }
 }
 
 struct FromRepository<'a> {
@@ -256,6 +286,10 @@ impl Taker for FromRepository<'_> {
 
     fn project(&mut self, _: ProjectSetting) -> Result<(), String> {
         Err("`projects` can only be set by the user, not by a repository".to_owned())
+    }
+
+    fn named(&mut self, section: &'static Section, _: &str, _: &DeValue<'_>) -> Result<(), String> {
+        Err(format!("`{}` can only be set by the user, not by a repository", section.name))
     }
 }
 

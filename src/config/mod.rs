@@ -8,7 +8,10 @@ mod file;
 mod load;
 mod projects;
 mod secret;
+mod sections;
+mod servers;
 mod settings;
+mod sources;
 mod table;
 mod units;
 
@@ -22,6 +25,10 @@ pub use units::{parse_bytes, parse_duration, show_bytes, show_duration};
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use crate::{
+    engine::{
+        llm::LlmSettings,
+        steps::{mcp::ServerSetting, sql::SourceSpec},
+    },
     limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits, TaskLimits},
     tool::Payload,
 };
@@ -45,6 +52,8 @@ pub struct Config {
     pub log: String,
     /// How results travel.
     pub payload: Payload,
+    /// Patterns that are tools of their own, each perhaps with a pin.
+    pub promote: Vec<String>,
     /// Limits of one connection.
     pub connection: ConnectionLimits,
     /// Limits of a server on the network.
@@ -57,6 +66,8 @@ pub struct Config {
     pub tokens_file: Option<PathBuf>,
     /// Hosts that `serve` answers to beside the address it listens on, without port.
     pub allowed_hosts: Vec<String>,
+    /// Hosts that `http.get` may reach though their addresses are private; each a [`crate::pattern::host::HostRule`].
+    pub private_hosts: Vec<String>,
     /// Origins of web pages that may speak to `serve` beside its own, as browsers spell them.
     pub allowed_origins: Vec<String>,
     /// Certificate chain of `serve` (PEM); with it connections are encrypted. Never without a key.
@@ -71,10 +82,16 @@ pub struct Config {
     pub audit_file: Option<PathBuf>,
     /// Projects that clients of `serve` reach by id or alias, from the user's own file.
     pub projects: Vec<ProjectSetting>,
+    /// Databases that patterns may read, from the user's own file.
+    pub sources: Vec<SourceSpec>,
+    /// Other MCP servers, by name, from the user's own file.
+    pub servers: Vec<(String, ServerSetting)>,
     /// Limits of the store.
     pub store: StoreLimits,
     /// Limits of tasks.
     pub tasks: TaskLimits,
+    /// Language models.
+    pub llm: LlmSettings,
     /// How the process ends.
     pub shutdown: ShutdownLimits,
     /// Folder of the user's configuration, where there is one.
@@ -94,6 +111,12 @@ impl Config {
     #[must_use]
     pub fn is_default(&self, key: &str) -> bool {
         self.origin(key).is_none_or(|origin| *origin == Origin::Default)
+    }
+
+    /// Where the value of `key` was set, as shown to people; `default` where nobody did.
+    #[must_use]
+    pub fn place_of(&self, key: &str) -> String {
+        self.origin(key).unwrap_or(&Origin::Default).to_string()
     }
 
     /// Where the value of `key` came from.

@@ -92,7 +92,7 @@ fn one(name: &str, value: &DeValue<'_>) -> Result<ProjectSetting, String> {
     Ok(project)
 }
 
-fn project_name(name: &str) -> Result<ProjectId, String> {
+pub(super) fn project_name(name: &str) -> Result<ProjectId, String> {
     let id = ProjectId::parse(name).filter(|id| *id != ProjectId::personal());
     id.ok_or_else(|| {
         "a project is named by 1 to 64 letters, digits, `_`, `-` or `.`; `personal` is everybody's own already"

@@ -6,11 +6,17 @@ use super::{
     Config, DatabaseUrl, LegacySse, StateKey,
     settings::{Kind, SettingRow},
 };
-use crate::tool::Payload;
+use crate::{
+    engine::llm::{Endpoint, Fallback, Format},
+    pattern::host::HostRule,
+    tool::{Payload, Promotion},
+};
 
 /// A day is the longest that anything here may wait.
 const DAY: Duration = Duration::from_hours(24);
 const MILLI: Duration = Duration::from_millis(1);
+/// How an absent text of `llm` is shown, and set.
+const NONE: &str = "none";
 
 /// One limit: key, kind, field of a limits struct, bounds, summary. The variable is checked against the key by a test.
 macro_rules! limit {
@@ -31,6 +37,16 @@ macro_rules! network {
         SettingRow {
             shared: true,
             ..limit!($key $variable $kind network.$field $min, $max, $summary)
+        }
+    };
+}
+
+/// One limit of language models, as above.
+macro_rules! llm {
+    ($key:literal $variable:literal $kind:ident $field:ident $min:expr, $max:expr, $summary:literal) => {
+        SettingRow {
+            shared: true,
+            ..limit!($key $variable $kind llm.$field $min, $max, $summary)
         }
     };
 }
@@ -120,6 +136,13 @@ pub static SETTINGS: &[SettingRow] = &[
         kind: Kind::Text(set_payload, |config| config.payload.as_str().to_owned()),
     },
     SettingRow {
+        key: "promote",
+        variable: "TMWS_PROMOTE",
+        summary: "patterns that are tools of their own: `repo.digest` is the tool `repo_digest`; those that write or execute too",
+        shared: true,
+        kind: Kind::Texts(set_promote, |config| config.promote.clone()),
+    },
+    SettingRow {
         key: "listen",
         variable: "TMWS_LISTEN",
         summary: "where `serve` listens, as ADDRESS:PORT; port 0 takes a free one",
@@ -171,6 +194,71 @@ pub static SETTINGS: &[SettingRow] = &[
         shared: true,
         kind: Kind::Path(set_audit_file, |config| show_file(config.audit_file.as_deref(), "off")),
     },
+    SettingRow {
+        key: "http.private_hosts",
+        variable: "TMWS_HTTP_PRIVATE_HOSTS",
+        summary: "hosts that `http.get` may reach though their addresses are private, as in wiki.example or localhost:8080",
+        shared: true,
+        kind: Kind::Texts(set_private_hosts, |config| config.private_hosts.clone()),
+    },
+    SettingRow {
+        key: "llm.fallback",
+        variable: "TMWS_LLM_FALLBACK",
+        summary: "who chooses a pattern for a query that none matches: off, client (its model) or provider",
+        shared: true,
+        kind: Kind::Text(set_llm_fallback, |config| config.llm.fallback.as_str().to_owned()),
+    },
+    SettingRow {
+        key: "llm.url",
+        variable: "TMWS_LLM_URL",
+        summary: "where completions are POSTed to, whole, as in https://api.openai.com/v1/chat/completions",
+        shared: true,
+        kind: Kind::Text(set_llm_url, |config| {
+            config.llm.url.as_ref().map_or_else(|| NONE.to_owned(), ToString::to_string)
+        }),
+    },
+    SettingRow {
+        key: "llm.format",
+        variable: "TMWS_LLM_FORMAT",
+        summary: "how the provider is spoken to: openai (chat completions) or anthropic (messages)",
+        shared: true,
+        kind: Kind::Text(set_llm_format, |config| config.llm.format.as_str().to_owned()),
+    },
+    SettingRow {
+        key: "llm.model",
+        variable: "TMWS_LLM_MODEL",
+        summary: "the provider's model",
+        shared: true,
+        kind: Kind::Text(set_llm_model, |config| config.llm.model.clone().unwrap_or_else(|| NONE.to_owned())),
+    },
+    SettingRow {
+        key: "llm.key_file",
+        variable: "TMWS_LLM_KEY_FILE",
+        summary: "file whose first line is the provider's key; read anew for each completion",
+        shared: true,
+        kind: Kind::Path(
+            |config, path| {
+                config.llm.key_file = (path != Path::new(NONE)).then(|| path.to_owned());
+                Ok(())
+            },
+            |config| show_file(config.llm.key_file.as_deref(), "none"),
+        ),
+    },
+    SettingRow {
+        key: "llm.key_env",
+        variable: "TMWS_LLM_KEY_ENV",
+        summary: "name of the variable that holds the provider's key, where there is no file",
+        shared: true,
+        kind: Kind::Text(set_llm_key_env, |config| {
+            config.llm.key_env.clone().unwrap_or_else(|| NONE.to_owned())
+        }),
+    },
+    llm!("llm.max_tokens" "TMWS_LLM_MAX_TOKENS" Count max_tokens 1, 1 << 20, "tokens of one completion at most"),
+    llm!("llm.timeout" "TMWS_LLM_TIMEOUT" Duration timeout MILLI, DAY, "longest wait for the provider's completion"),
+    llm!("llm.tokens_per_hour" "TMWS_LLM_TOKENS_PER_HOUR" Count tokens_per_hour 0, 1 << 40, "tokens that the provider may cost in an hour of UTC, counted since the start; 0 is no limit"),
+    llm!("llm.tokens_per_day" "TMWS_LLM_TOKENS_PER_DAY" Count tokens_per_day 0, 1 << 40, "the same in a day of UTC"),
+    llm!("llm.breaker_failures" "TMWS_LLM_BREAKER_FAILURES" Count breaker_failures 1, 1_000, "failures in a row after which the provider is left alone; then one try decides"),
+    llm!("llm.breaker_pause" "TMWS_LLM_BREAKER_PAUSE" Duration breaker_pause Duration::ZERO, DAY, "for how long"),
     limit!("limits.frame_in" "TMWS_LIMITS_FRAME_IN" Bytes connection.frame_in_bytes_max 1 << 10, 1 << 30, "largest frame accepted"),
     limit!("limits.frame_out" "TMWS_LIMITS_FRAME_OUT" Bytes connection.frame_out_bytes_max 16 << 10, 1 << 30, "largest frame sent"),
     limit!("limits.inflight_requests" "TMWS_LIMITS_INFLIGHT_REQUESTS" Count connection.inflight_requests_max 1, 65_536, "requests being worked on at once, per connection"),
@@ -260,6 +348,12 @@ fn show_file(path: Option<&Path>, absent: &str) -> String {
     path.map_or_else(|| absent.to_owned(), |path| path.display().to_string())
 }
 
+fn set_private_hosts(config: &mut Config, hosts: Vec<String>) -> Result<(), String> {
+    hosts.iter().try_for_each(|host| HostRule::parse(host).map(drop))?;
+    config.private_hosts = hosts;
+    Ok(())
+}
+
 fn set_allowed_hosts(config: &mut Config, hosts: Vec<String>) -> Result<(), String> {
     let is_host = |host: &String| {
         let name = !host.is_empty()
@@ -310,6 +404,63 @@ fn set_legacy_sse(config: &mut Config, text: &str) -> Result<(), String> {
 #[expect(clippy::unnecessary_wraps, reason = "the signature of every setter")]
 fn set_audit_file(config: &mut Config, path: &Path) -> Result<(), String> {
     config.audit_file = (path != Path::new("off")).then(|| path.to_owned());
+    Ok(())
+}
+
+fn set_promote(config: &mut Config, names: Vec<String>) -> Result<(), String> {
+    if let Some(fault) = Promotion::fault(&names) {
+        return Err(fault);
+    }
+    config.promote = names;
+    Ok(())
+}
+
+fn set_llm_fallback(config: &mut Config, text: &str) -> Result<(), String> {
+    let (_, fallback) = Fallback::ALL
+        .into_iter()
+        .find(|(name, _)| *name == text)
+        .ok_or("the fallback is `off`, `client` or `provider`")?;
+    config.llm.fallback = fallback;
+    Ok(())
+}
+
+/// Errors never quote the address: it may hold a key.
+fn set_llm_url(config: &mut Config, text: &str) -> Result<(), String> {
+    config.llm.url = if text == NONE { None } else { Some(Endpoint::parse(text)?) };
+    Ok(())
+}
+
+fn set_llm_format(config: &mut Config, text: &str) -> Result<(), String> {
+    let (_, format) = Format::ALL
+        .into_iter()
+        .find(|(name, _)| *name == text)
+        .ok_or("a format is `openai` or `anthropic`")?;
+    config.llm.format = format;
+    Ok(())
+}
+
+fn set_llm_model(config: &mut Config, text: &str) -> Result<(), String> {
+    if text.is_empty() || text.len() > 200 || text.chars().any(char::is_control) {
+        return Err("a model has a name of at most 200 bytes".to_owned());
+    }
+    config.llm.model = (text != NONE).then(|| text.to_owned());
+    Ok(())
+}
+
+/// Errors never quote the text: somebody may have put the key itself here.
+fn set_llm_key_env(config: &mut Config, text: &str) -> Result<(), String> {
+    if text == NONE {
+        config.llm.key_env = None;
+        return Ok(());
+    }
+    let is_name = text.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+    if text.is_empty() || text.len() > 100 || !is_name {
+        return Err(
+            "the name of a variable is capitals, digits and `_`, such as OPENAI_API_KEY; the key itself has no place here"
+                .to_owned(),
+        );
+    }
+    config.llm.key_env = Some(text.to_owned());
     Ok(())
 }
 

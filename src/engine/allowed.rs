@@ -60,10 +60,10 @@ impl Allowed {
     }
 
     fn obstacle(&self, pattern: &Pattern) -> Option<Obstacle<'_>> {
-        if pattern.effect != Effect::ReadOnly && self.caller != Caller::Trusted {
+        if pattern.effect != Effect::ReadOnly && self.caller == Caller::Model {
             return Some(Obstacle::Effect);
         }
-        let missing = self.needed_anyway().with(memory_rights(pattern)).without(self.rights);
+        let missing = self.needed_for(pattern).without(self.rights);
         if missing != Rights::NONE {
             return Some(Obstacle::Rights(missing));
         }
@@ -77,14 +77,35 @@ impl Allowed {
     const fn needed_anyway(&self) -> Rights {
         match self.caller {
             Caller::Model => Rights::PATTERN_RUN,
-            Caller::Trusted => Rights::NONE,
+            // What a promoted pattern needs depends on what it does.
+            Caller::Promoted | Caller::Trusted => Rights::NONE,
+        }
+    }
+
+    fn needed_for(&self, pattern: &Pattern) -> Rights {
+        match self.caller {
+            Caller::Promoted => rights_to_call(pattern),
+            Caller::Model | Caller::Trusted => self.needed_anyway().with(memory_rights(pattern)),
         }
     }
 }
 
+/// The rights that calling `pattern` as a tool of its own needs: `pattern:run` where it only reads, `pattern:execute` where
+/// it runs programs or writes beyond the store, and those of the memory that it touches.
+#[must_use]
+pub fn rights_to_call(pattern: &Pattern) -> Rights {
+    let reaches_out = pattern.effect == Effect::Executes || !pattern.permissions.mcp_write.is_empty();
+    let own = match pattern.effect {
+        _ if reaches_out => Rights::PATTERN_EXECUTE,
+        Effect::ReadOnly => Rights::PATTERN_RUN,
+        Effect::Writes | Effect::Executes => Rights::NONE,
+    };
+    own.with(memory_rights(pattern))
+}
+
 /// The rights that the declared permissions of `pattern` need. Its steps stay within those: the loader checks it, and
 /// each step again when it runs.
-const fn memory_rights(pattern: &Pattern) -> Rights {
+fn memory_rights(pattern: &Pattern) -> Rights {
     let mut rights = Rights::NONE;
     if pattern.permissions.memory_read {
         rights = rights.with(Rights::MEMORY_READ);

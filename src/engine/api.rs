@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -34,7 +35,9 @@ pub enum Workspace {
 pub enum Caller {
     /// A model through `execute_pattern` or a prompt: read-only patterns only.
     Model,
-    /// The command line, `remember`, or a promoted tool: effectful patterns too, by name.
+    /// A model through a tool that the configuration made of one pattern: that pattern, also where it has effects.
+    Promoted,
+    /// The command line or `remember`: effectful patterns too, by name.
     Trusted,
 }
 
@@ -74,6 +77,81 @@ pub trait Observer: Send + Sync {
     /// A pattern of this type runs now. `outlives_call`: it declares that it may take longer than a call.
     fn chosen(&self, kind: PatternKind, outlives_call: bool) {
         let _ = (kind, outlives_call);
+    }
+}
+
+/// Something that only whoever made the call can give.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Question {
+    /// The user fills in a form (MCP: elicitation).
+    Form {
+        /// What is asked, for a person.
+        message: String,
+        /// The form: an object schema of the restricted kind that elicitation has.
+        schema: Value,
+    },
+    /// The client's language model completes a prompt (MCP: sampling).
+    Completion {
+        /// System prompt.
+        system: Option<String>,
+        /// Prompt.
+        prompt: String,
+        /// Tokens of the completion at most.
+        max_tokens: u32,
+    },
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// The form, filled in; it fits the schema.
+    Accepted(Map<String, Value>),
+    /// The user said no.
+    Declined,
+    /// The user closed the form.
+    Dismissed,
+    /// The completion.
+    Completed {
+        /// Its text.
+        text: String,
+        /// The model, as the client names it.
+        model: String,
+    },
+}
+
+/// Why nothing came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotAnswered {
+    /// Nobody can be asked: what is missing, and what to do.
+    Unable(String),
+    /// The asking failed.
+    Failed(String),
+    /// Not in this run: the question is recorded. The run ends as [`Outcome::Suspended`] as soon as nothing else in it can
+    /// go on, and is made again with the answer at hand.
+    Later,
+}
+
+/// Asks whoever made the call. Where a call can only be answered by being made again (each MCP era without tasks), the
+/// run is suspended and comes again with the answer at hand: what precedes a question runs once more.
+#[async_trait]
+pub trait Asker: Send + Sync {
+    /// Asks `question`. `key` names it within the run, the same each time that the run is made.
+    async fn ask(&self, key: &str, question: Question) -> Result<Answer, NotAnswered>;
+
+    /// Whether whoever made the call has a language model that may be asked.
+    fn completes(&self) -> bool {
+        false
+    }
+}
+
+/// Nobody is there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NobodyToAsk;
+
+#[async_trait]
+impl Asker for NobodyToAsk {
+    async fn ask(&self, _: &str, _: Question) -> Result<Answer, NotAnswered> {
+        Err(NotAnswered::Unable("nobody can be asked here".to_owned()))
     }
 }
 
@@ -127,6 +205,9 @@ pub enum Outcome {
         /// At most three.
         candidates: Vec<Candidate>,
     },
+    /// Nothing in the run can go on before its questions are answered ([`NotAnswered::Later`]): it is to be made again with
+    /// the answers. There is no text.
+    Suspended,
 }
 
 /// A pattern offered instead of run.
@@ -147,6 +228,8 @@ pub struct Candidate {
 pub struct Receipt {
     /// `name@version`, where a pattern ran.
     pub pattern: Option<String>,
+    /// Where the pattern is deprecated: since when, what to use, why.
+    pub deprecated: Option<String>,
     /// Its type, as written in its file.
     pub kind: Option<&'static str>,
     /// SHA-256 of its file.
@@ -159,22 +242,43 @@ pub struct Receipt {
     pub bytes_seen: u64,
     /// `miss`, `hit`, or `off`.
     pub cache: &'static str,
-    /// How the target was chosen: `name`, `phrase`, `regex`, `handle` (a kept result), or `none` (candidates).
+    /// How the target was chosen: `name`, `phrase`, `regex`, `llm`, `handle` (a kept result), or `none` (candidates).
     pub matched_by: &'static str,
     /// Whole duration.
     pub elapsed: Duration,
-    /// Per step.
+    /// Per step: those at the top in the order in which they ended, then those of blocks, each counted together.
     pub steps: Vec<StepReceipt>,
+    /// Per completion of a language model.
+    pub llm: Vec<LlmReceipt>,
+}
+
+/// What one completion of a language model cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LlmReceipt {
+    /// The model as the client or the provider names it; as configured where it did not answer; nothing where not known.
+    pub model: Option<String>,
+    /// Tokens read and written, as reported; never estimated.
+    pub tokens_in: Option<u64>,
+    /// As above.
+    pub tokens_out: Option<u64>,
+    /// Its duration; of a completion that the client brought in an earlier round, that of handing it on.
+    pub elapsed: Duration,
+    /// `ok`, or the error code.
+    pub outcome: String,
 }
 
 /// What one step cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepReceipt {
-    /// Its id.
+    /// Its id; of a step in a block, behind the id of the step that holds it: `each.read`.
     pub id: String,
-    /// `ok`, `skipped`, or the error code.
+    /// How often it was reached: once, but for steps of blocks.
+    pub n: usize,
+    /// `ok`, `skipped`, or the error code; of a step that was reached more than once, the gravest.
     pub outcome: String,
-    /// Its duration.
+    /// When it began, the first time, after the run's beginning.
+    pub began: Duration,
+    /// Its duration, or their sum.
     pub elapsed: Duration,
     /// Bytes it produced or read.
     pub bytes: u64,
@@ -244,7 +348,7 @@ error_kinds! {
     LimitExceeded "limit_exceeded";
     /// A `control.assert` did not hold.
     AssertionFailed "assertion_failed";
-    /// A program that a step needs is missing or failed.
+    /// A program, server or host that a step needs is missing or failed.
     ProgramFailed "program_failed";
     /// Cancelled by the caller.
     Cancelled "cancelled";

@@ -25,6 +25,9 @@ use super::{
 };
 use crate::pattern::Shrink;
 
+/// Tokens that a handle may take in the place of `null`: one for each of its 24 characters, its quotes, and what it splits.
+const HANDLE_TOKENS_MAX: usize = 28;
+
 /// What stands beside an output.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Envelope {
@@ -190,9 +193,18 @@ impl Shrinking {
     }
 
     fn fitted(&self, output: &Value) -> Option<Fitted> {
-        let value = compose(output, &self.envelope, Some(self.more(output)));
+        let mut value = compose(output, &self.envelope, Some(self.more(output)));
         let text = value.to_string();
-        self.measure.fits(&text, self.budget).then(|| Fitted {
+        // Handles are random, and so are their tokens: counted at their worst, what fits is the same each time.
+        let fits = if let Rest::Kept(_) = self.rest {
+            let handle = value["more"]["handle"].take();
+            let fits = self.measure.fits(&value.to_string(), self.budget.saturating_sub(HANDLE_TOKENS_MAX));
+            value["more"]["handle"] = handle;
+            fits
+        } else {
+            self.measure.fits(&text, self.budget)
+        };
+        fits.then(|| Fitted {
             tokens: tokens::count(&text),
             value,
             text,

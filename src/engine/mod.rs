@@ -2,10 +2,17 @@
 
 mod allowed;
 mod api;
+mod asking;
+pub mod breaker;
 mod budget;
 mod etag;
+mod fallback;
+mod figures;
 mod flight;
 mod inputs;
+pub mod llm;
+mod offer;
+mod outside;
 mod plan;
 pub mod relative;
 mod resolve;
@@ -17,11 +24,15 @@ pub mod testing;
 pub mod tokens;
 mod workspace;
 
-pub use allowed::{Allowed, lacking};
+pub use allowed::{Allowed, lacking, rights_to_call};
 pub use api::{
-    Caller, Candidate, Clock, EngineError, ErrorKind, ExecuteRequest, Execution, MemoryListener,
-    MemoryTouched, Observer, Outcome, Receipt, StepReceipt, Target, Workspace,
+    Answer, Asker, Caller, Candidate, Clock, EngineError, ErrorKind, ExecuteRequest, Execution, LlmReceipt,
+    MemoryListener, MemoryTouched, NobodyToAsk, NotAnswered, Observer, Outcome, Question, Receipt,
+    StepReceipt, Target, Workspace,
 };
+pub use figures::{Figures, OwnFigures};
+pub use offer::{CANDIDATES_TOKENS, MEMORIES_TOKENS};
+pub use outside::Outside;
 pub use plan::{Plan, PlanError};
 pub use resolve::{LibraryHandle, LiveLibrary, Patterns, Routed, found_text};
 pub use results::ResultQuery;

@@ -8,22 +8,35 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    Allowed, Candidate, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, Outcome, Receipt, Target,
-    service::Chosen, steps::data_clip, tokens,
+    Allowed, Candidate, Engine, EngineError, ErrorKind, ExecuteRequest, Target, service::Chosen,
+    steps::data_clip,
 };
 use crate::{
+    embedding,
     nearest::nearest,
-    pattern::{Effect, Mode, Pattern, library::Library, router::Route},
+    pattern::{
+        Effect, Mode, Pattern,
+        library::{Library, pins},
+        router::{Explanation, Route},
+    },
 };
 
 /// Candidates offered at most.
 const CANDIDATES_MAX: usize = 3;
 const DESCRIPTION_CHARS: usize = 120;
+/// How long the first query that needs candidates waits for the embedding table. Reading it takes some tens of
+/// milliseconds, once a process; without the wait the same question would get another order the second time.
+const EMBEDDING_WAIT: Duration = Duration::from_millis(250);
 
 /// The patterns that may run now, and how words find one: what is untrusted or failed to load is not there.
 pub trait Patterns: Send + Sync {
     /// The pattern called `name`.
     fn named(&self, name: &str) -> Option<Arc<Pattern>>;
+
+    /// Every version of the pattern `name`: first the one that the bare name means.
+    fn versions(&self, name: &str) -> Vec<Arc<Pattern>> {
+        self.named(name).into_iter().collect()
+    }
 
     /// All of them, ordered by name.
     fn all(&self) -> Vec<Arc<Pattern>>;
@@ -33,6 +46,12 @@ pub trait Patterns: Send + Sync {
 
     /// All patterns ordered by how well they fit `query`, best first; those that do not fit at all are left out.
     fn ranked(&self, query: &str) -> Vec<Arc<Pattern>>;
+
+    /// Why `query` runs what it runs; `None` where these patterns are not routed by a library.
+    fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Option<Explanation> {
+        let _ = (query, mode, admits);
+        None
+    }
 }
 
 /// What a query means.
@@ -84,6 +103,10 @@ impl Patterns for LiveLibrary {
         self.current().named(name)
     }
 
+    fn versions(&self, name: &str) -> Vec<Arc<Pattern>> {
+        self.current().versions(name).to_vec()
+    }
+
     fn all(&self) -> Vec<Arc<Pattern>> {
         self.current().all()
     }
@@ -100,16 +123,23 @@ impl Patterns for LiveLibrary {
     fn ranked(&self, query: &str) -> Vec<Arc<Pattern>> {
         self.current().ranked(query)
     }
+
+    fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Option<Explanation> {
+        Some(self.current().explain(query, mode, admits))
+    }
 }
 
 /// What a target came to.
 pub(super) enum Resolved {
     Chosen(Chosen),
-    Candidates(Vec<Candidate>),
+    /// For this query.
+    Candidates(String, Vec<Candidate>),
+    /// A question comes first.
+    Suspended,
 }
 
 impl Engine {
-    pub(super) fn resolve(
+    pub(super) async fn resolve(
         &self,
         request: &ExecuteRequest,
         allowed: &Allowed,
@@ -121,7 +151,7 @@ impl Engine {
                 query: None,
                 matched_by: "name",
             })),
-            Target::Query(query) => Ok(self.routed(query, request, allowed)),
+            Target::Query(query) => Ok(self.routed(query, request, allowed).await),
         }
     }
 
@@ -153,24 +183,27 @@ impl Engine {
             );
             return Err(unknown(format!("there is no pattern {:?}; {hint}", data_clip(base, 80))));
         };
-        match pin {
-            Some(pin) if !is_pinned(&pattern, pin) => {
-                let version = pattern.version;
-                Err(unknown(format!(
-                    "{base} is here in version {}.{}.{}, not {:?}; name it without a version, or with @{}",
-                    version.major,
-                    version.minor,
-                    version.patch,
-                    data_clip(pin, 40),
-                    version.major
-                )))
-            }
-            _ => Ok(pattern),
-        }
+        let Some(pin) = pin else { return Ok(pattern) };
+        let versions = self.library.versions(base);
+        versions.iter().find(|pattern| pins(pin, pattern.version)).cloned().ok_or_else(|| {
+            let listed: Vec<String> = versions.iter().map(|pattern| pattern.version.to_string()).collect();
+            unknown(format!(
+                "{base} is here in version {}, not {:?}; name it without a version, or with @{}",
+                listed.join(", "),
+                data_clip(pin, 40),
+                pattern.version.major
+            ))
+        })
     }
 
-    fn routed(&self, query: &str, request: &ExecuteRequest, allowed: &Allowed) -> Resolved {
-        match self.library.route(query, request.mode, &|pattern| allowed.admits(pattern)) {
+    async fn routed(&self, query: &str, request: &ExecuteRequest, allowed: &Allowed) -> Resolved {
+        let route = || self.library.route(query, request.mode, &|pattern| allowed.admits(pattern));
+        let mut routed = route();
+        if matches!(routed, Routed::Candidates(_)) && embedding::loaded().is_none() {
+            embedding::ready(EMBEDDING_WAIT).await;
+            routed = route();
+        }
+        match routed {
             Routed::Match { pattern, input, by } if pattern.effect == Effect::ReadOnly => {
                 // What the caller says explicitly wins over what its words were taken to mean.
                 let mut merged = input;
@@ -183,9 +216,10 @@ impl Engine {
                 })
             }
             Routed::Match { pattern, input, .. } => {
-                Resolved::Candidates(vec![candidate(&pattern, &input, &request.input)])
+                Resolved::Candidates(query.to_owned(), vec![candidate(&pattern, &input, &request.input)])
             }
             Routed::Candidates(candidates) => Resolved::Candidates(
+                query.to_owned(),
                 candidates
                     .iter()
                     .filter(|(pattern, _)| allowed.admits(pattern))
@@ -198,13 +232,21 @@ impl Engine {
 
     /// The patterns that are `allowed`, best first for `query` (by name where there is none), at most `limit`; and
     /// how many there are.
-    #[must_use]
-    pub fn find(&self, query: Option<&str>, allowed: &Allowed, limit: usize) -> (Vec<Candidate>, usize) {
+    pub async fn find(
+        &self,
+        query: Option<&str>,
+        allowed: &Allowed,
+        limit: usize,
+    ) -> (Vec<Candidate>, usize) {
         let patterns = match query.map(str::trim).filter(|query| !query.is_empty()) {
-            Some(query) => self.library.ranked(query),
+            Some(query) => {
+                embedding::ready(EMBEDDING_WAIT).await;
+                self.library.ranked(query)
+            }
             None => self.library.all(),
         };
         let mut found: Vec<_> = patterns.iter().filter(|pattern| allowed.admits(pattern)).collect();
+        found.sort_by_key(|pattern| pattern.deprecated.is_some());
         let total = found.len();
         found.truncate(limit);
         (found.into_iter().map(|pattern| candidate(pattern, &Map::new(), &Map::new())).collect(), total)
@@ -231,25 +273,6 @@ fn shown(candidate: &Candidate) -> Value {
     json!({"name": candidate.name, "description": candidate.description, "inputs": inputs})
 }
 
-/// The answer to a query that names no pattern uniquely.
-pub(super) fn offered(candidates: Vec<Candidate>, elapsed: Duration) -> Execution {
-    let shown: Vec<Value> = candidates.iter().map(shown).collect();
-    let text = json!({"matched": null, "candidates": shown}).to_string();
-    let tokens = tokens::count(&text);
-    Execution {
-        outcome: Outcome::Candidates { candidates },
-        receipt: Receipt {
-            tokens_out: tokens.count,
-            tokens_estimated: tokens.estimated,
-            cache: "off",
-            matched_by: "none",
-            elapsed,
-            ..Receipt::default()
-        },
-        text,
-    }
-}
-
 fn candidate(pattern: &Pattern, filled: &Map<String, Value>, given: &Map<String, Value>) -> Candidate {
     let names = |member: &str| -> Vec<String> {
         match pattern.inputs.get(member) {
@@ -259,6 +282,11 @@ fn candidate(pattern: &Pattern, filled: &Map<String, Value>, given: &Map<String,
         }
     };
     let first_sentence = pattern.description.split(". ").next().unwrap_or_default();
+    let first_sentence = match pattern.deprecated.as_ref().map(|deprecated| &deprecated.replaced_by) {
+        Some(Some(name)) => format!("(deprecated, use {name}) {first_sentence}"),
+        Some(None) => format!("(deprecated) {first_sentence}"),
+        None => first_sentence.to_owned(),
+    };
     Candidate {
         name: pattern.name.clone(),
         description: data_clip(first_sentence.trim(), DESCRIPTION_CHARS),
@@ -268,11 +296,4 @@ fn candidate(pattern: &Pattern, filled: &Map<String, Value>, given: &Map<String,
             .collect(),
         inputs: names("properties"),
     }
-}
-
-fn is_pinned(pattern: &Pattern, pin: &str) -> bool {
-    let version = pattern.version;
-    let parts = [version.major, version.minor, version.patch];
-    let pinned: Vec<Option<u32>> = pin.split('.').map(|part| part.parse().ok()).collect();
-    pinned.len() <= 3 && pinned.iter().zip(parts).all(|(pinned, part)| *pinned == Some(part))
 }

@@ -9,9 +9,12 @@
 
 use serde_json::{Map, Value, json};
 use serde_json_path::JsonPath;
-use tokio::time::Instant;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
 
-use super::{EngineError, ErrorKind, tokens::Measure};
+use super::{EngineError, ErrorKind, steps::json_bytes, tokens::Measure};
 
 /// Which part of a result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,16 +32,25 @@ pub struct ResultQuery {
 /// The page of `whole` that `query` asks for, within `budget` tokens.
 ///
 /// # Errors
-/// `invalid_input` for a path that is none; `budget` for one item that is too large alone.
+/// `invalid_input` for a path that is none or may take without end; `limit_exceeded` for one that names too much;
+/// `budget` for one item that is too large alone; `deadline`.
 pub(super) async fn page(
-    whole: &Value,
+    whole: Value,
     query: &ResultQuery,
     budget: usize,
     deadline: Instant,
 ) -> Result<Value, EngineError> {
-    let selected = match &query.select {
-        Some(path) => select(whole, path)?,
-        None => whole.clone(),
+    let selected = match query.select.clone() {
+        // Looking at all of a large result takes a while: elsewhere than where calls are answered.
+        Some(path) => timeout_at(deadline, spawn_blocking(move || select(&whole, &path)))
+            .await
+            .map_err(|_| {
+                refused(ErrorKind::Deadline, "`select` took too long: name less".to_owned(), "select")
+            })?
+            .unwrap_or_else(|_| {
+                Err(refused(ErrorKind::Internal, "`select` ended unexpectedly".to_owned(), "select"))
+            })?,
+        None => whole,
     };
     // Pages are long: the vocabulary is needed unless the page is tiny.
     let measure = Measure::choose(&selected.to_string(), budget, deadline).await;
@@ -105,20 +117,102 @@ fn largest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
 
 /// Descents (`..`) of one path: each may visit everything below every node found so far.
 const DESCENTS_MAX: usize = 2;
-/// Alternatives (`,`) in one path: each list of them multiplies what was found so far.
-const ALTERNATIVES_MAX: usize = 16;
+/// Alternatives (`,`) of one path, those of its lists multiplied: so often may it name the same node.
+const ALTERNATIVES_MAX: usize = 20;
+/// What a descent may come by, in nodes, each as often as it has others around it.
+const VISITS_MAX: usize = 1 << 20;
+/// What is selected, in bytes of JSON: more than a result has only where parts are named over and over.
+const SELECTED_BYTES_MAX: usize = 4 << 20;
+
+/// What a path may cost, by its text.
+#[derive(Debug, PartialEq, Eq)]
+struct Cost {
+    descents: usize,
+    alternatives: usize,
+    /// A filter looks at the whole result again, for every item.
+    is_absolute_within: bool,
+}
+
+impl Cost {
+    fn of(path: &str) -> Self {
+        let mut cost = Self { descents: 0, alternatives: 1, is_absolute_within: false };
+        // Commas of each bracket that is open; those of parentheses divide arguments.
+        let mut open: Vec<(u8, usize)> = Vec::new();
+        let mut quote = None;
+        let bytes = path.as_bytes();
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            if let Some(mark) = quote {
+                match byte {
+                    b'\\' => at += 1,
+                    byte if byte == mark => quote = None,
+                    _ => {}
+                }
+                at += 1;
+                continue;
+            }
+            match byte {
+                b'\'' | b'"' => quote = Some(byte),
+                b'.' if bytes.get(at + 1) == Some(&b'.') => {
+                    cost.descents += 1;
+                    at += 1;
+                }
+                b'$' => cost.is_absolute_within |= !open.is_empty(),
+                b'[' | b'(' => open.push((byte, 0)),
+                b',' => {
+                    if let Some((b'[', commas)) = open.last_mut() {
+                        *commas += 1;
+                    }
+                }
+                b']' | b')' => {
+                    if let Some((_, commas)) = open.pop() {
+                        cost.alternatives = cost.alternatives.saturating_mul(commas + 1);
+                    }
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        cost
+    }
+}
+
+/// Nodes of `value`, each as often as it has others around it, counted up to `max`.
+fn visits(value: &Value, depth: usize, max: usize) -> usize {
+    let mut sum = depth;
+    let mut add = |inner: &Value| {
+        if sum < max {
+            sum += visits(inner, depth + 1, max - sum);
+        }
+    };
+    match value {
+        Value::Array(items) => items.iter().for_each(&mut add),
+        Value::Object(members) => members.values().for_each(&mut add),
+        _ => {}
+    }
+    sum
+}
 
 /// One node where the path can only name one, else all nodes as an array.
 fn select(whole: &Value, path: &str) -> Result<Value, EngineError> {
-    if path.matches("..").count() > DESCENTS_MAX || path.matches(',').count() > ALTERNATIVES_MAX {
+    let cost = Cost::of(path);
+    if cost.descents > DESCENTS_MAX || cost.alternatives > ALTERNATIVES_MAX || cost.is_absolute_within {
         return Err(refused(
             ErrorKind::InvalidInput,
             format!(
-                "`select` has more than {DESCENTS_MAX} `..` or {ALTERNATIVES_MAX} `,`: name the members on the way, \
-                 as in $.log[0:20]"
+                "`select` has more than {DESCENTS_MAX} `..` or {ALTERNATIVES_MAX} alternatives, or a `$` within a \
+                 filter: name the members on the way, as in $.log[0:20], and look at `@` in filters"
             ),
             "select",
         ));
+    }
+    let too_much = |why: &str| {
+        let message =
+            format!("`select` names too much: {why}; name the members on the way, as in $.log[0:20]");
+        refused(ErrorKind::LimitExceeded, message, "select")
+    };
+    if cost.descents > 0 && visits(whole, 0, VISITS_MAX) >= VISITS_MAX {
+        return Err(too_much("the result is too large and too deep for `..`"));
     }
     let parsed = JsonPath::parse(path).map_err(|error| {
         refused(
@@ -128,6 +222,10 @@ fn select(whole: &Value, path: &str) -> Result<Value, EngineError> {
         )
     })?;
     let nodes = parsed.query(whole).all();
+    let mut rest = SELECTED_BYTES_MAX;
+    for node in &nodes {
+        rest = rest.checked_sub(json_bytes(node)).ok_or_else(|| too_much("its parts overlap"))?;
+    }
     let several = path.contains(['*', '?', ':', ',']) || path.contains("..");
     match (several, nodes.as_slice()) {
         (false, [node]) => Ok((*node).clone()),
@@ -167,7 +265,7 @@ mod tests {
     ) -> Result<Value, EngineError> {
         let query =
             ResultQuery { handle: "r_x".to_owned(), select: select.map(str::to_owned), offset, limit };
-        page(whole, &query, 200, Instant::now() + Duration::from_mins(2)).await
+        page(whole.clone(), &query, 200, Instant::now() + Duration::from_mins(2)).await
     }
 
     #[tokio::test]
@@ -196,6 +294,47 @@ mod tests {
         for path in ["log", "$..*..*..*", explosive.as_str()] {
             let error = paged(&whole, Some(path), 0, None).await.unwrap_err();
             assert_eq!(error.kind, ErrorKind::InvalidInput, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_path_that_would_take_without_end_is_refused_and_one_that_does_not_is_answered() {
+        // As much as is kept of a result, flat and deep.
+        let flat: Value = (0..30_000).map(|n| json!({"a": [n, {"b": 1}], "$..,": 1})).collect();
+        let chain = (0..120).fold(json!(1), |inner, _| json!([inner]));
+        let deep: Value = (0..4_000).map(|_| chain.clone()).collect();
+        let lists = format!("$[*]{}", "[0,0]".repeat(16));
+        for (whole, path, kind) in [
+            (&flat, "$[?$..zzz]", ErrorKind::InvalidInput),
+            (&flat, "$..[?@.a == $[0].a]", ErrorKind::InvalidInput),
+            (&flat, "$[?count($[*]) == 1]", ErrorKind::InvalidInput),
+            (&deep, &lists, ErrorKind::InvalidInput),
+            (&deep, "$..*", ErrorKind::LimitExceeded),
+            (&deep, "$..[?@..*]", ErrorKind::LimitExceeded),
+            (&flat, "$[*,*,*,*,*,*,*,*,*,*,*,*]", ErrorKind::LimitExceeded),
+        ] {
+            let begun = std::time::Instant::now();
+            let error = paged(whole, Some(path), 0, None).await.unwrap_err();
+            assert_eq!(error.kind, kind, "{path}: {}", error.message);
+            assert!(begun.elapsed() < Duration::from_secs(20), "{path}: {:?}", begun.elapsed());
+        }
+        for (path, total) in
+            [("$[*]['$..,']", 30_000), ("$..b", 30_000), ("$[?@.a[0] < 5 && length(@.a) == 2]", 5)]
+        {
+            assert_eq!(paged(&flat, Some(path), 0, None).await.unwrap()["total"], total, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_judged_by_what_is_outside_quotes() {
+        for (path, descents, alternatives, is_absolute_within) in [
+            ("$", 0, 1, false),
+            ("$..a[?@..b]", 2, 1, false),
+            ("$['..', \"a,$'\\\"..\"][1,2,3]", 0, 6, false),
+            ("$[?match(@.a, 'x,y')]", 0, 1, false),
+            ("$[?@.a == $.b]", 0, 1, true),
+        ] {
+            assert_eq!(Cost::of(path), Cost { descents, alternatives, is_absolute_within }, "{path}");
         }
     }
 

@@ -25,8 +25,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EngineError, ErrorKind, MemoryListener, Observer, StepReceipt,
+    Asker, EngineError, ErrorKind, LlmReceipt, MemoryListener, Observer, Outside, StepReceipt,
     allowed::lacking,
+    asking::{Counted, Suspending},
     steps::{self, Foreach, StepContext, StepError, StepOutput},
 };
 use crate::{
@@ -47,7 +48,7 @@ pub(super) struct Given<'a> {
     pub(super) store: SharedStore,
     /// Told of memories that steps touch.
     pub(super) listener: Option<Arc<dyn MemoryListener>>,
-    /// Roots for `fs.*` and for `git.*`.
+    /// Roots for `fs.*`, and for `git.*` and `exec.*`.
     pub(super) fs_roots: BTreeMap<String, PathBuf>,
     pub(super) git_roots: BTreeMap<String, PathBuf>,
     /// `{inputs, bind, query, session}`.
@@ -61,6 +62,10 @@ pub(super) struct Given<'a> {
     pub(super) is_cut: bool,
     pub(super) cancel: CancellationToken,
     pub(super) observer: &'a dyn Observer,
+    /// Asks whoever made the call.
+    pub(super) asker: Arc<dyn Asker>,
+    /// Ways out of the process.
+    pub(super) outside: Arc<Outside>,
 }
 
 /// What a run gave.
@@ -68,12 +73,16 @@ pub(super) struct Given<'a> {
 pub(super) struct Ran {
     /// The pattern's output.
     pub(super) output: Value,
-    /// Of the steps at the top.
+    /// Of the steps at the top, then of those in blocks.
     pub(super) receipts: Vec<StepReceipt>,
     /// What all steps read or made.
     pub(super) bytes_seen: u64,
     /// Steps that failed where the pattern went on, with their codes.
     pub(super) partial: Vec<(String, String)>,
+    /// What language models were used.
+    pub(super) llm: Vec<LlmReceipt>,
+    /// It ended because all that was left waits for answers; then there is no output.
+    pub(super) is_suspended: bool,
 }
 
 /// Runs a pattern.
@@ -86,40 +95,106 @@ pub(super) async fn run(given: Given<'_>) -> Result<Ran, EngineError> {
     let run = Run {
         given,
         cancel,
+        begun: Instant::now(),
         started: AtomicUsize::new(0),
         produced: AtomicUsize::new(0),
         seen: AtomicU64::new(0),
         ended: AtomicUsize::new(0),
+        busy: Arc::default(),
+        waiting: Arc::default(),
         ledger: Mutex::default(),
     };
     let mut root = run.given.root.clone();
     root.insert("steps".to_owned(), Value::Object(Map::new()));
     let pattern = run.given.pattern;
-    let root = run
-        .block(&pattern.steps, Value::Object(root), None)
+    let ended = {
+        let mut block = run.block(&pattern.steps, Value::Object(root), Place::default());
+        poll_fn(|context| match block.as_mut().poll(context) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if run.only_waits() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
         .await
-        .map_err(|Failed { id, error }| error.into_engine_error(&id))?;
-    let output = evaluate(&pattern.output.value, root, run.given.deadline, pattern.limits.max_bytes)
-        .await
-        .map_err(|error| StepError::from(error).into_engine_error("output"))?;
-    let ledger = run.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Ran { output, receipts: ledger.receipts, bytes_seen: run.seen.into_inner(), partial: ledger.partial })
+    };
+    let is_suspended = ended.is_none();
+    let output = match ended {
+        None => Value::Null,
+        Some(ended) => {
+            let root = ended.map_err(|Failed { id, error }| error.into_engine_error(&id))?;
+            evaluate(&pattern.output.value, root, run.given.deadline, pattern.limits.max_bytes)
+                .await
+                .map_err(|error| StepError::from(error).into_engine_error("output"))?
+        }
+    };
+    let Ledger { mut receipts, nested, partial, llm } =
+        run.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+    receipts.extend(nested);
+    Ok(Ran { output, receipts, bytes_seen: run.seen.into_inner(), partial, llm, is_suspended })
 }
 
 struct Run<'a> {
     given: Given<'a>,
     cancel: CancellationToken,
+    begun: Instant,
     started: AtomicUsize,
     produced: AtomicUsize,
     seen: AtomicU64,
     ended: AtomicUsize,
+    /// Steps at work that hold no others, and steps whose arguments are being made.
+    busy: Arc<AtomicUsize>,
+    /// Questions that get no answer in this run.
+    waiting: Arc<AtomicUsize>,
     ledger: Mutex<Ledger>,
 }
 
 #[derive(Default)]
 struct Ledger {
     receipts: Vec<StepReceipt>,
+    /// Of steps in blocks: one each, however often it is reached.
+    nested: Vec<StepReceipt>,
     partial: Vec<(String, String)>,
+    llm: Vec<LlmReceipt>,
+}
+
+/// Where a block of steps stands.
+#[derive(Clone, Default)]
+struct Place<'s> {
+    /// The step that holds it; the block at the top has none.
+    around: Option<&'s str>,
+    /// What the ids of its steps begin with to be unique in the run: `each[3].`.
+    prefix: Arc<str>,
+}
+
+impl<'s> Place<'s> {
+    /// The place of a block that `step`, which stands here, holds; in a loop, that of one item.
+    fn within(&self, step: &'s StepSpec, index: Option<usize>) -> Self {
+        let (prefix, id) = (&self.prefix, &step.id);
+        let prefix = match index {
+            None => format!("{prefix}{id}."),
+            Some(index) => format!("{prefix}{id}[{index}]."),
+        };
+        Self { around: Some(id), prefix: prefix.into() }
+    }
+}
+
+impl Ledger {
+    /// Adds what a step in a block cost.
+    fn add(&mut self, receipt: StepReceipt) {
+        let Some(sum) = self.nested.iter_mut().find(|sum| sum.id == receipt.id) else {
+            return self.nested.push(receipt);
+        };
+        sum.n += receipt.n;
+        sum.elapsed += receipt.elapsed;
+        sum.bytes += receipt.bytes;
+        let gravity = |outcome: &str| match outcome {
+            "skipped" => 0,
+            "ok" => 1,
+            _ => 2,
+        };
+        if gravity(&receipt.outcome) > gravity(&sum.outcome) {
+            sum.outcome = receipt.outcome;
+        }
+    }
 }
 
 /// A step that ended its block.
@@ -139,13 +214,18 @@ enum Prepared {
 }
 
 impl<'a> Run<'a> {
-    /// Runs a block of steps on `root`, and gives `root` with their values under `.steps`. `around` is the step that
-    /// holds the block; the block at the top has none.
+    /// Whether all that is at work waits for answers that this run does not get.
+    fn only_waits(&self) -> bool {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        waiting > 0 && self.busy.load(Ordering::Relaxed) <= waiting
+    }
+
+    /// Runs a block of steps on `root`, and gives `root` with their values under `.steps`.
     fn block<'s>(
         &'s self,
         steps: &'s [StepSpec],
         root: Value,
-        around: Option<&'s str>,
+        place: Place<'s>,
     ) -> Boxed<'s, Result<Value, Failed>>
     where
         'a: 's,
@@ -163,7 +243,7 @@ impl<'a> Run<'a> {
                         .iter()
                         .all(|needs| !own.contains(needs.as_str()) || ended.contains(needs.as_str()));
                     if ready {
-                        running.push(self.step(step, self.prepare(step, &root), around));
+                        running.push(self.step(step, self.prepare(step, &root), place.clone()));
                     }
                     !ready
                 });
@@ -171,8 +251,9 @@ impl<'a> Run<'a> {
                 let value = match result {
                     Ok(value) => value,
                     Err(error) => {
-                        let id =
-                            around.map_or_else(|| step.id.clone(), |around| format!("{around}.{}", step.id));
+                        let id = place
+                            .around
+                            .map_or_else(|| step.id.clone(), |around| format!("{around}.{}", step.id));
                         if step.on_error != OnError::Continue || self.is_over(&error) {
                             return Err(Failed { id, error });
                         }
@@ -210,31 +291,40 @@ impl<'a> Run<'a> {
         &'s self,
         step: &'s StepSpec,
         prepared: Prepared,
-        around: Option<&'s str>,
+        place: Place<'s>,
     ) -> Boxed<'s, (&'s StepSpec, Result<Value, StepError>)>
     where
         'a: 's,
     {
         Box::pin(async move {
             let begun = Instant::now();
-            let result = match self.settled(step, prepared).await {
+            let busy = Counted::new(&self.busy);
+            let prepared = self.settled(step, prepared).await;
+            // A step that holds others is as busy as those are.
+            let _busy = step.children.is_empty().then_some(busy);
+            let result = match prepared {
                 Prepared::Skip => Ok(None),
-                Prepared::Ready(with, root) => self.tries(step, with, root).await.map(Some),
+                Prepared::Ready(with, root) => self.tries(step, &place, with, root).await.map(Some),
                 Prepared::Failed(error) => Err(error),
                 Prepared::Slow(_) => Err(ExpressionError::Deadline.into()),
             };
-            if around.is_none() {
-                let (outcome, bytes) = match &result {
-                    Ok(None) => ("skipped", 0),
-                    Ok(Some(output)) => ("ok", output.bytes),
-                    Err(error) => (error.kind.code(), 0),
-                };
-                self.ledger().receipts.push(StepReceipt {
-                    id: step.id.clone(),
-                    outcome: outcome.to_owned(),
-                    elapsed: begun.elapsed(),
-                    bytes,
-                });
+            let (outcome, bytes) = match &result {
+                Ok(None) => ("skipped", 0),
+                Ok(Some(output)) => ("ok", output.bytes),
+                Err(error) => (error.kind.code(), 0),
+            };
+            let receipt = StepReceipt {
+                id: place.around.map_or_else(|| step.id.clone(), |around| format!("{around}.{}", step.id)),
+                n: 1,
+                outcome: outcome.to_owned(),
+                began: begun - self.begun,
+                elapsed: begun.elapsed(),
+                bytes,
+            };
+            if place.around.is_some() {
+                self.ledger().add(receipt);
+            } else {
+                self.ledger().receipts.push(receipt);
                 let done = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
                 self.given.observer.progress(done, self.given.pattern.steps.len(), &step.id);
             }
@@ -255,9 +345,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn tries(
-        &self,
-        step: &StepSpec,
+    async fn tries<'s>(
+        &'s self,
+        step: &'s StepSpec,
+        place: &Place<'s>,
         with: Map<String, Value>,
         root: Option<Value>,
     ) -> Result<StepOutput, StepError> {
@@ -267,7 +358,17 @@ impl<'a> Run<'a> {
             OnError::Retry { .. } | OnError::Abort | OnError::Continue => (0, Duration::ZERO),
         };
         loop {
-            let result = self.attempt(step, &with, root.as_ref()).await;
+            let begun = Instant::now();
+            let result = self.attempt(step, place, &with, root.as_ref()).await;
+            if step.uses.family == Family::Llm {
+                let receipt = match &result {
+                    Ok(output) => LlmReceipt::of_step(&output.value, begun.elapsed()),
+                    Err(error) => {
+                        LlmReceipt::failed(error.kind, self.given.outside.llm.model(), begun.elapsed())
+                    }
+                };
+                self.ledger().llm.push(receipt);
+            }
             match result {
                 Err(error) if left > 0 && worth_another_try(error.kind) && !self.is_over(&error) => {
                     left -= 1;
@@ -289,9 +390,10 @@ impl<'a> Run<'a> {
         step.timeout.map_or(run, |timeout| run.min(Instant::now() + timeout))
     }
 
-    async fn attempt(
-        &self,
-        step: &StepSpec,
+    async fn attempt<'s>(
+        &'s self,
+        step: &'s StepSpec,
+        place: &Place<'s>,
         with: &Map<String, Value>,
         root: Option<&Value>,
     ) -> Result<StepOutput, StepError> {
@@ -309,7 +411,7 @@ impl<'a> Run<'a> {
         let cancel = self.cancel.child_token();
         let _ended = cancel.clone().drop_guard();
         let work: Boxed<'_, Result<StepOutput, StepError>> =
-            Box::pin(self.dispatch(step, with, root, deadline, cancel));
+            Box::pin(self.dispatch(step, place, with, root, deadline, cancel));
         let output = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(cancelled()),
@@ -359,9 +461,10 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    async fn dispatch(
-        &self,
-        step: &StepSpec,
+    async fn dispatch<'s>(
+        &'s self,
+        step: &'s StepSpec,
+        place: &Place<'s>,
         with: &Map<String, Value>,
         root: Option<&Value>,
         deadline: Instant,
@@ -369,12 +472,12 @@ impl<'a> Run<'a> {
     ) -> Result<StepOutput, StepError> {
         let root = root.unwrap_or(&Value::Null);
         let value = match step.uses.uses {
-            "control.parallel" => self.parallel(step, root).await?,
-            "control.foreach" => self.foreach(step, with, root).await?,
-            "control.switch" => self.switch(step, with, root).await?,
+            "control.parallel" => self.parallel(step, place, root).await?,
+            "control.foreach" => self.foreach(step, place, with, root).await?,
+            "control.switch" => self.switch(step, place, with, root).await?,
             uses => {
                 self.permit(step)?;
-                let context = self.context(step, deadline, cancel);
+                let context = self.context(step, place, deadline, cancel);
                 return match (uses, self.given.session.as_ref()) {
                     ("data.jq", _) if !with.contains_key("input") => {
                         steps::run(step.uses, &context, &with_member(with, "input", root.clone())).await
@@ -389,7 +492,13 @@ impl<'a> Run<'a> {
         Ok(StepOutput::of(value))
     }
 
-    fn context(&self, step: &StepSpec, deadline: Instant, cancel: CancellationToken) -> StepContext {
+    fn context(
+        &self,
+        step: &StepSpec,
+        place: &Place<'_>,
+        deadline: Instant,
+        cancel: CancellationToken,
+    ) -> StepContext {
         let given = &self.given;
         let produced = self.produced.load(Ordering::Relaxed);
         StepContext {
@@ -398,9 +507,13 @@ impl<'a> Run<'a> {
             listener: given.listener.clone(),
             roots: match step.uses.family {
                 Family::Fs => given.fs_roots.clone(),
-                Family::Git => given.git_roots.clone(),
-                Family::Memory | Family::Data | Family::Control | Family::Session => BTreeMap::new(),
+                Family::Git | Family::Exec => given.git_roots.clone(),
+                _ => BTreeMap::new(),
             },
+            permissions: Arc::clone(&given.pattern.permissions),
+            outside: Arc::clone(&given.outside),
+            asker: Arc::new(Suspending::new(Arc::clone(&given.asker), Arc::clone(&self.waiting))),
+            id: format!("{}{}", place.prefix, step.id),
             now: given.now,
             deadline: deadline.into_std(),
             cancel,
@@ -430,7 +543,11 @@ impl<'a> Run<'a> {
                 let command = step.uses.uses.trim_start_matches("git.");
                 (permissions.git.iter().any(|git| git == command), format!("git: [{command}]"))
             }
-            (Family::Data | Family::Control | Family::Session, _) => return Ok(()),
+            (family @ (Family::Exec | Family::Http | Family::Sql | Family::Mcp | Family::Llm), _) => {
+                let Some(key) = permissions.lacks(family) else { return Ok(()) };
+                (false, key.to_owned())
+            }
+            (Family::Data | Family::Control | Family::Session | Family::Server, _) => return Ok(()),
         };
         if allowed {
             return Ok(());
@@ -441,10 +558,15 @@ impl<'a> Run<'a> {
         ))
     }
 
-    async fn parallel(&self, step: &StepSpec, root: &Value) -> Result<Value, StepError> {
+    async fn parallel<'s>(
+        &'s self,
+        step: &'s StepSpec,
+        place: &Place<'s>,
+        root: &Value,
+    ) -> Result<Value, StepError> {
         let mut values = Map::new();
         for block in &step.children {
-            let mut root = self.block(block, root.clone(), Some(&step.id)).await.map_err(inner)?;
+            let mut root = self.block(block, root.clone(), place.within(step, None)).await.map_err(inner)?;
             for child in block {
                 values.insert(child.id.clone(), root["steps"][&child.id].take());
             }
@@ -452,9 +574,10 @@ impl<'a> Run<'a> {
         Ok(Value::Object(values))
     }
 
-    async fn foreach(
-        &self,
-        step: &StepSpec,
+    async fn foreach<'s>(
+        &'s self,
+        step: &'s StepSpec,
+        place: &Place<'s>,
         with: &Map<String, Value>,
         root: &Value,
     ) -> Result<Value, StepError> {
@@ -470,7 +593,8 @@ impl<'a> Run<'a> {
                 let mut root = root.clone();
                 root[args.name] = item.clone();
                 root["index"] = json!(index);
-                running.push(Box::pin(async move { (index, self.block(block, root, Some(&step.id)).await) }));
+                let place = place.within(step, Some(index));
+                running.push(Box::pin(async move { (index, self.block(block, root, place).await) }));
             }
             let Some((index, root)) = running.next().await else { break };
             results[index] = last_value(block, root.map_err(inner)?);
@@ -478,9 +602,10 @@ impl<'a> Run<'a> {
         Ok(json!({"n": results.len(), "total": args.total, "results": results}))
     }
 
-    async fn switch(
-        &self,
-        step: &StepSpec,
+    async fn switch<'s>(
+        &'s self,
+        step: &'s StepSpec,
+        place: &Place<'s>,
         with: &Map<String, Value>,
         root: &Value,
     ) -> Result<Value, StepError> {
@@ -490,7 +615,7 @@ impl<'a> Run<'a> {
             None => step.children.get(cases),
         };
         let Some(block) = block else { return Ok(Value::Null) };
-        let root = self.block(block, root.clone(), Some(&step.id)).await.map_err(inner)?;
+        let root = self.block(block, root.clone(), place.within(step, None)).await.map_err(inner)?;
         Ok(last_value(block, root))
     }
 

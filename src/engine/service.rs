@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Allowed, Caller, Clock, EngineError, ErrorKind, ExecuteRequest, Execution, MemoryListener, Observer,
-    Outcome, Receipt, Workspace,
+    Allowed, Asker, Caller, Clock, EngineError, ErrorKind, ExecuteRequest, Execution, MemoryListener,
+    Observer, Outcome, Outside, Receipt, Workspace,
     allowed::lacking,
     budget::{self, Envelope, Keep},
     etag::{canonical, etag},
@@ -75,6 +75,7 @@ pub struct Engine {
     compiled: Mutex<HashMap<String, Arc<Compiled>>>,
     flights: Flights<FlightKey, Result<Execution, EngineError>>,
     listener: OnceLock<Arc<dyn MemoryListener>>,
+    outside: Arc<Outside>,
 }
 
 /// What is made of a pattern once.
@@ -101,6 +102,8 @@ struct FlightKey {
 pub struct Surroundings<'a> {
     /// Told how far the run is.
     pub observer: &'a dyn Observer,
+    /// Asks whoever made the call.
+    pub asker: Arc<dyn Asker>,
     /// Cancelled when the caller goes away.
     pub cancel: CancellationToken,
     /// When the caller must have its answer.
@@ -144,7 +147,28 @@ impl Engine {
             compiled: Mutex::default(),
             flights: Flights::default(),
             listener: OnceLock::new(),
+            outside: Arc::default(),
         }
+    }
+
+    /// The same engine with ways out of the process.
+    #[must_use]
+    pub fn with_outside(self, outside: Arc<Outside>) -> Self {
+        Self { outside, ..self }
+    }
+
+    /// The ways out of the process.
+    #[must_use]
+    pub fn outside(&self) -> &Arc<Outside> {
+        &self.outside
+    }
+
+    pub(super) const fn store(&self) -> &SharedStore {
+        &self.store
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Runs that were computed for those who wait for the same, and how many of these got one without computing.
@@ -175,14 +199,45 @@ impl Engine {
         around: Surroundings<'_>,
     ) -> Result<Execution, EngineError> {
         let begun = Instant::now();
+        let mut pattern = None;
+        let result = self.attempt(scope, request, around, begun, &mut pattern).await;
+        // A run that waits for an answer of the client has not ended: it comes again.
+        if !matches!(&result, Ok(execution) if matches!(execution.outcome, Outcome::Suspended)) {
+            let pattern = pattern.as_deref();
+            self.outside.figures.record(scope, pattern, &result, begun.elapsed(), self.clock.now());
+        }
+        result
+    }
+
+    /// Does what [`execute`](Self::execute) says; `pattern` becomes the name of what runs.
+    async fn attempt(
+        &self,
+        scope: &Scope,
+        request: ExecuteRequest,
+        around: Surroundings<'_>,
+        begun: Instant,
+        pattern: &mut Option<String>,
+    ) -> Result<Execution, EngineError> {
         tokens::warm();
         let allowed = self.allowed(scope, request.caller);
         allowed.check_any()?;
-        let result = match self.resolve(&request, &allowed)? {
-            super::resolve::Resolved::Candidates(candidates) => {
-                Ok(super::resolve::offered(candidates, begun.elapsed()))
+        let (resolved, spent) = match self.resolve(&request, &allowed).await? {
+            super::resolve::Resolved::Candidates(query, candidates) => {
+                self.fall_back(query, candidates, &request, &allowed, &around).await?
+            }
+            resolved => (resolved, None),
+        };
+        let result = match resolved {
+            super::resolve::Resolved::Candidates(query, candidates) => {
+                let project = project_name(allowed.workspace(), scope);
+                let deadline = Instant::from_std(around.deadline);
+                Ok(self.offer(scope, project, &query, candidates, begun, deadline).await)
+            }
+            super::resolve::Resolved::Suspended => {
+                Ok(suspended(Receipt { cache: "off", matched_by: "none", ..Receipt::default() }))
             }
             super::resolve::Resolved::Chosen(chosen) => {
+                *pattern = Some(chosen.pattern.name.clone());
                 allowed.check(&chosen.pattern)?;
                 let outlives_call = self.outlives_call(&chosen.pattern);
                 around.observer.chosen(chosen.pattern.kind, outlives_call);
@@ -194,6 +249,7 @@ impl Engine {
         result
             .map(|mut execution| {
                 execution.receipt.elapsed = begun.elapsed();
+                execution.receipt.llm.splice(..0, spent);
                 execution
             })
             .map_err(hinted)
@@ -230,7 +286,7 @@ impl Engine {
                 let error = hinted(StepError::from(error).into_engine_error("handle"));
                 if unknown { advised(error, "run the pattern again for a new one") } else { error }
             })?;
-        let value = results::page(&stored.value, query, self.settings.result_budget_tokens, deadline).await?;
+        let value = results::page(stored.value, query, self.settings.result_budget_tokens, deadline).await?;
         let text = value.to_string();
         let tokens = tokens::count(&text);
         Ok(Execution {
@@ -264,7 +320,10 @@ impl Engine {
         let pattern = &chosen.pattern;
         let compiled = self.compiled(pattern)?;
         let input = inputs::prepare(&pattern.inputs, &compiled.inputs, chosen.input.clone())?;
-        let shared = pattern.effect == Effect::ReadOnly && !request.fresh && !has(pattern, Family::Session);
+        // What asks has an answer of this caller's own.
+        let asks = has(pattern, Family::Llm) || uses(&pattern.steps, "control.ask");
+        let shared =
+            pattern.effect == Effect::ReadOnly && !request.fresh && !has(pattern, Family::Session) && !asks;
         let call = Call { scope, request: &request, chosen: &chosen, compiled: &compiled, workspace, input };
         let mut execution =
             if shared { self.share(&call, &around).await? } else { self.produce(&call, &around).await? };
@@ -292,7 +351,10 @@ impl Engine {
             }
         };
         match turn {
-            Turn::Landed(result) => result,
+            Turn::Landed(result) => {
+                self.outside.figures.record_shared(call.scope, self.clock.now());
+                result
+            }
             Turn::Lead(lead) => {
                 let result = self.produce(call, around).await;
                 // What only this caller suffers is not handed on: whoever waits then runs on its own.
@@ -333,12 +395,14 @@ impl Engine {
             is_cut,
             cancel: around.cancel.clone(),
             observer: around.observer,
+            asker: Arc::clone(&around.asker),
+            outside: Arc::clone(&self.outside),
         })
         .await
         .map_err(|error| {
             let for_task = is_cut
                 && error.kind == ErrorKind::Deadline
-                && call.request.caller == Caller::Model
+                && call.request.caller != Caller::Trusted
                 && self.outlives_call(pattern)
                 && Instant::now() + ENDS_EARLY >= deadline;
             if !for_task {
@@ -348,17 +412,25 @@ impl Engine {
             advised(error, &format!("a client that runs it as a task can wait for it, up to {longest:?}"))
         })?;
 
+        if let Some(deprecated) = &pattern.deprecated {
+            tracing::info!(pattern = pattern.name, %deprecated, "a deprecated pattern ran");
+        }
         let budget_tokens = budget_of(pattern, call.request.mode);
         let etag = etag(&pattern.hash, budget_tokens, &ran.output);
         let mut receipt = Receipt {
             pattern: Some(named(pattern)),
+            deprecated: pattern.deprecated.as_ref().map(ToString::to_string),
             kind: Some(pattern.kind.as_str()),
             hash: Some(pattern.hash.clone()),
             bytes_seen: ran.bytes_seen,
             cache: "off",
             steps: ran.receipts,
+            llm: ran.llm,
             ..Receipt::default()
         };
+        if ran.is_suspended {
+            return Ok(suspended(receipt));
+        }
         let envelope = Envelope {
             etag: (pattern.effect == Effect::ReadOnly).then(|| etag.clone()),
             partial: ran.partial,
@@ -431,6 +503,13 @@ impl Engine {
         Ok((call.scope.with_session(&key), scratch))
     }
 
+    /// Whether `input` is what `pattern` takes.
+    pub(super) fn fits(&self, pattern: &Pattern, input: &Map<String, Value>) -> bool {
+        let compiled = self.compiled(pattern);
+        compiled
+            .is_ok_and(|compiled| inputs::prepare(&pattern.inputs, &compiled.inputs, input.clone()).is_ok())
+    }
+
     fn compiled(&self, pattern: &Pattern) -> Result<Arc<Compiled>, EngineError> {
         let lock = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(compiled) = lock().get(&pattern.hash) {
@@ -470,6 +549,7 @@ struct Call<'a> {
 struct Bound {
     values: Map<String, Value>,
     fs_roots: BTreeMap<String, PathBuf>,
+    /// For programs: git, and those of `permissions.exec`.
     git_roots: BTreeMap<String, PathBuf>,
 }
 
@@ -492,7 +572,7 @@ impl Bound {
                     if pattern.permissions.fs_read.contains(name) {
                         bound.fs_roots.insert(text.clone(), root.clone());
                     }
-                    if !pattern.permissions.git.is_empty() {
+                    if !pattern.permissions.git.is_empty() || !pattern.permissions.exec.is_empty() {
                         bound.git_roots.insert(text.clone(), root.clone());
                     }
                     text
@@ -538,8 +618,7 @@ pub(super) const fn budget_of(pattern: &Pattern, mode: Mode) -> usize {
 }
 
 fn named(pattern: &Pattern) -> String {
-    let version = pattern.version;
-    format!("{}@{}.{}.{}", pattern.name, version.major, version.minor, version.patch)
+    pattern.full_name()
 }
 
 /// Whether any step of `pattern` touches `family`.
@@ -550,6 +629,16 @@ fn has(pattern: &Pattern, family: Family) -> bool {
             .any(|step| step.uses.family == family || step.children.iter().any(|block| any(block, family)))
     }
     any(&pattern.steps, family)
+}
+
+/// Whether any of `steps` is a `step`.
+fn uses(steps: &[StepSpec], step: &str) -> bool {
+    steps.iter().any(|spec| spec.uses.uses == step || spec.children.iter().any(|block| uses(block, step)))
+}
+
+/// The answer of a run that is to be made again.
+fn suspended(receipt: Receipt) -> Execution {
+    Execution { outcome: Outcome::Suspended, text: String::new(), receipt }
 }
 
 /// What a model calls the project: the workspace folder's name, else the id.
@@ -585,7 +674,7 @@ pub(super) fn no_workspace(pattern: &Pattern, reason: &str) -> EngineError {
     }
 }
 
-fn cancelled() -> EngineError {
+pub(super) fn cancelled() -> EngineError {
     EngineError {
         kind: ErrorKind::Cancelled,
         message: "the caller cancelled the run".to_owned(),

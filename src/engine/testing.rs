@@ -19,8 +19,14 @@ use tokio::{process::Command, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Caller, Clock, Engine, EngineError, EngineSettings, ExecuteRequest, Execution, Outcome, Patterns, Routed,
-    Surroundings, Target, Unobserved, Workspace, Workspaces, tokens,
+    Caller, Clock, Engine, EngineError, EngineSettings, ExecuteRequest, Execution, NobodyToAsk, Outcome,
+    Outside, Patterns, Routed, Surroundings, Target, Unobserved, Workspace, Workspaces,
+    service::budget_of,
+    steps::{
+        mcp::{Script, Servers},
+        sql::{Address, NamedQuery, SourceSpec, Sources, make_sqlite},
+    },
+    tokens,
 };
 use crate::{
     pattern::{Expression, Mode, Origin, Pattern, TestSpec},
@@ -42,7 +48,19 @@ macro_rules! embedded {
 }
 
 embedded! {
+    "fixtures/mcp/servers.json"
+    "fixtures/db/shop.sql"
     "fixtures/memories/team.jsonl"
+    "fixtures/outputs/cargo/colour.txt"
+    "fixtures/outputs/cargo/does-not-compile.txt"
+    "fixtures/outputs/cargo/failures.txt"
+    "fixtures/outputs/gcc/errors.txt"
+    "fixtures/outputs/log/pino.txt"
+    "fixtures/outputs/log/python.txt"
+    "fixtures/projects/make/Makefile"
+    "fixtures/projects/make/build.log"
+    "fixtures/projects/make/test.log"
+    "fixtures/repos/review.bundle"
     "fixtures/repos/small.bundle"
 }
 
@@ -64,13 +82,43 @@ pub struct TestOutcome {
 pub async fn run_tests(pattern: &Arc<Pattern>, scope: &Scope, folder: Option<&Path>) -> Vec<TestOutcome> {
     let mut outcomes = Vec::new();
     for test in &pattern.tests {
-        let (failure, tokens, elapsed) = match run_test(pattern, test, scope, folder).await {
-            Ok(ran) => ran,
-            Err(failure) => (Some(failure), None, Duration::ZERO),
-        };
-        outcomes.push(TestOutcome { name: test.name.clone(), failure, tokens, elapsed });
+        outcomes.push(outcome(pattern, test, Mode::Balanced, scope, folder).await);
     }
     outcomes
+}
+
+/// Runs all tests of `pattern` in `mode`, which changes its budget, and looks at the budget alone: an answer is within it,
+/// or the error `budget`.
+pub async fn run_budgets(
+    pattern: &Arc<Pattern>,
+    mode: Mode,
+    scope: &Scope,
+    folder: Option<&Path>,
+) -> Vec<TestOutcome> {
+    let mut outcomes = Vec::new();
+    for test in &pattern.tests {
+        let test =
+            TestSpec { expect_jq: None, expect_max_tokens: Some(budget_of(pattern, mode)), ..test.clone() };
+        let outcome = outcome(pattern, &test, mode, scope, folder).await;
+        let is_typed = |failure: &String| failure.starts_with("failed with budget:");
+        let failure = outcome.failure.filter(|failure| !is_typed(failure));
+        outcomes.push(TestOutcome { failure, ..outcome });
+    }
+    outcomes
+}
+
+async fn outcome(
+    pattern: &Arc<Pattern>,
+    test: &TestSpec,
+    mode: Mode,
+    scope: &Scope,
+    folder: Option<&Path>,
+) -> TestOutcome {
+    let (failure, tokens, elapsed) = match run_test(pattern, test, mode, scope, folder).await {
+        Ok(ran) => ran,
+        Err(failure) => (Some(failure), None, Duration::ZERO),
+    };
+    TestOutcome { name: test.name.clone(), failure, tokens, elapsed }
 }
 
 type Ran = (Option<String>, Option<usize>, Duration);
@@ -78,6 +126,7 @@ type Ran = (Option<String>, Option<usize>, Duration);
 async fn run_test(
     pattern: &Arc<Pattern>,
     test: &TestSpec,
+    mode: Mode,
     scope: &Scope,
     folder: Option<&Path>,
 ) -> Result<Ran, String> {
@@ -96,17 +145,28 @@ async fn run_test(
         let lines =
             String::from_utf8(place.bytes(memories)?).map_err(|_| format!("{memories} is not UTF-8"))?;
         shared
-            .import(scope, read_memories(&lines, scope).map_err(|error| format!("{memories}: {error}"))?, now)
+            .import(
+                scope,
+                read_memories(&lines, scope, now).map_err(|error| format!("{memories}: {error}"))?,
+                now,
+            )
             .await
             .map_err(|error| format!("{memories}: {error}"))?;
     }
+    let workspaces: Arc<dyn Workspaces> = Arc::new(Fixed(workspace));
+    let outside = Arc::new(Outside {
+        mcp: servers(test, &place, &workspaces)?,
+        sql: place.sources(test, &scratch.0).await?,
+        ..Outside::default()
+    });
     let engine = Engine::new(
         Arc::new(Only(Arc::clone(pattern))),
         SharedStore::clone(&shared),
-        Arc::new(Fixed(workspace)),
+        workspaces,
         Arc::new(Stopped(now)),
         EngineSettings::default(),
-    );
+    )
+    .with_outside(Arc::clone(&outside));
     // A limit in tokens is only worth something when they are counted.
     let _ = tokens::count_exactly("", Instant::now() + TEST_MAX).await;
     let begun = Instant::now();
@@ -116,7 +176,7 @@ async fn run_test(
             ExecuteRequest {
                 target: Target::Pattern(pattern.name.clone()),
                 input: test.inputs.clone(),
-                mode: Mode::Balanced,
+                mode,
                 session: None,
                 unless: None,
                 fresh: true,
@@ -124,6 +184,7 @@ async fn run_test(
             },
             Surroundings {
                 observer: &Unobserved,
+                asker: Arc::new(NobodyToAsk),
                 cancel: CancellationToken::new(),
                 deadline: StdInstant::now() + TEST_MAX,
                 task_deadline: None,
@@ -131,9 +192,18 @@ async fn run_test(
         )
         .await;
     let elapsed = begun.elapsed();
+    outside.close().await;
     shared.close(Duration::from_secs(5)).await;
     let tokens = result.as_ref().ok().map(|execution| execution.receipt.tokens_out);
     Ok((judge(test, result), tokens, elapsed))
+}
+
+/// The MCP servers of `test`: they speak as others do, and say what its file says.
+fn servers(test: &TestSpec, place: &Place<'_>, workspaces: &Arc<dyn Workspaces>) -> Result<Servers, String> {
+    let Some(name) = &test.servers else { return Ok(Servers::default()) };
+    let script = String::from_utf8(place.bytes(name)?).map_err(|_| format!("{name} is not UTF-8"))?;
+    let settings = Script::read(&script).map_err(|fault| format!("{name}: {fault}"))?;
+    Ok(Servers::new(settings, Box::new(|_, _| true), Arc::clone(workspaces), None))
 }
 
 /// Why `result` is not what `test` expects; `None` where it is.
@@ -181,16 +251,28 @@ fn judge_answer(test: &TestSpec, execution: &Execution) -> Option<String> {
     (!failure.is_empty()).then_some(failure)
 }
 
-/// Memories of a JSON Lines file, as if `scope` had stored them in its own project.
-fn read_memories(text: &str, scope: &Scope) -> Result<Vec<Memory>, String> {
+/// Memories of a JSON Lines file, as if `scope` had stored them in its own project. A line is one of an export, or any
+/// part of it with `content`: what it leaves out is as for a memory that is stored at `now`.
+pub(crate) fn read_memories(text: &str, scope: &Scope, now: Timestamp) -> Result<Vec<Memory>, String> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(index, line)| {
-            let mut memory: Memory =
-                serde_json::from_str(line).map_err(|error| format!("line {}: {error}", index + 1))?;
-            memory.project = scope.project().to_string();
-            scope.principal().clone_into(&mut memory.principal);
-            Ok(memory)
+            let fault = |error: serde_json::Error| format!("line {}: {error}", index + 1);
+            let mut members: Map<String, Value> = serde_json::from_str(line).map_err(fault)?;
+            let given = members.get("created").cloned().unwrap_or_else(|| Value::from(now.to_string()));
+            for (name, value) in [
+                ("id", Value::from(format!("m_{:026}", index + 1))),
+                ("importance", Value::from(0.5)),
+                ("kind", Value::from("note")),
+                ("agent", Value::from("default")),
+                ("created", given.clone()),
+                ("updated", given),
+            ] {
+                members.entry(name).or_insert(value);
+            }
+            members.insert("project".to_owned(), Value::from(scope.project().to_string()));
+            members.insert("principal".to_owned(), Value::from(scope.principal()));
+            serde_json::from_value(Value::Object(members)).map_err(fault)
         })
         .collect()
 }
@@ -213,6 +295,26 @@ impl Place<'_> {
     fn path(&self, name: &str) -> Result<PathBuf, String> {
         let folder = self.folder.ok_or_else(|| format!("{name}: the pattern's folder is not known"))?;
         Ok(folder.join(name))
+    }
+
+    /// The databases that `test` names, made within `scratch`.
+    async fn sources(&self, test: &TestSpec, scratch: &Path) -> Result<Sources, String> {
+        let mut specs = Vec::with_capacity(test.sources.len());
+        for source in &test.sources {
+            let file = &source.file;
+            let sql = String::from_utf8(self.bytes(file)?).map_err(|_| format!("{file} is not UTF-8"))?;
+            let path = scratch.join(format!("{}.db", source.name));
+            make_sqlite(&path, &sql).await.map_err(|error| format!("{file}: {error}"))?;
+            let mut spec = SourceSpec::new(&source.name, Address::Sqlite(path));
+            spec.queries = source
+                .queries
+                .iter()
+                .cloned()
+                .map(|(name, sql, description, params)| NamedQuery { name, description, sql, params })
+                .collect();
+            specs.push(spec);
+        }
+        Ok(Sources::new(specs, true, |_| None))
     }
 
     /// A folder made from the fixture `name`, within `scratch`.
@@ -249,7 +351,7 @@ fn embedded_folder(name: &str, root: &Path) -> io::Result<()> {
 }
 
 /// Clones a bundle with a git that reads nobody's configuration.
-async fn clone(bundle: &Path, root: &Path) -> Result<(), String> {
+pub(crate) async fn clone(bundle: &Path, root: &Path) -> Result<(), String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let output = Command::new("git")
         .args(["clone", "--quiet", "--no-hardlinks", "--config", "core.hooksPath=/dev/null"])
@@ -272,8 +374,11 @@ async fn clone(bundle: &Path, root: &Path) -> Result<(), String> {
     Err(format!("git clone failed: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
+/// When copied files say that they last changed: answers that tell it are the same on every machine.
+const COPIED: Duration = Duration::from_secs(1_772_364_600);
+
 /// Copies files and folders; links are left out.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -282,23 +387,28 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         if kind.is_dir() {
             copy(&entry.path(), &to)?;
         } else if kind.is_file() {
-            std::fs::copy(entry.path(), to)?;
+            std::fs::copy(entry.path(), &to)?;
+            std::fs::File::open(&to)?.set_modified(std::time::SystemTime::UNIX_EPOCH + COPIED)?;
         }
     }
     Ok(())
 }
 
 /// A temporary folder of our own, gone with the value.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let name = random.iter().fold(String::from("tmws-test-"), |name, byte| name + &format!("{byte:02x}"));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path)?;
         Ok(Self(path.canonicalize()?))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -338,10 +448,40 @@ impl Workspaces for Fixed {
     }
 }
 
-struct Stopped(Timestamp);
+/// A clock that stands.
+pub(crate) struct Stopped(pub(crate) Timestamp);
 
 impl Clock for Stopped {
     fn now(&self) -> Timestamp {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_written_by_hand_needs_its_content_only() {
+        let scope = Scope::mint(crate::scope::ProjectId::personal(), "local", "default", None);
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let text = "{\"content\": \"one\"}\n\n{\"content\": \"two\", \"kind\": \"decision\", \
+                    \"created\": \"2026-01-01T00:00:00Z\"}\n";
+        let read = read_memories(text, &scope, now).unwrap();
+        let told: Vec<_> = read
+            .iter()
+            .map(|memory| {
+                (&*memory.id, &*memory.kind, memory.created.to_string(), memory.updated == memory.created)
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("m_00000000000000000000000001", "note", "2026-03-01T12:00:00Z".to_owned(), true),
+                ("m_00000000000000000000000003", "decision", "2026-01-01T00:00:00Z".to_owned(), true),
+            ]
+        );
+        let error = read_memories("{\"content\": \"one\", \"tag\": []}", &scope, now).unwrap_err();
+        assert!(error.starts_with("line 1: unknown field `tag`"), "{error}");
     }
 }

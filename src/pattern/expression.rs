@@ -86,6 +86,12 @@ impl Expression {
         Ok(Self { source: source.into(), reads: Arc::new(reads), filter: Arc::default() })
     }
 
+    /// Every function that an expression may call: name and number of arguments.
+    #[must_use]
+    pub const fn functions() -> &'static [(&'static str, usize)] {
+        function::ALLOWED
+    }
+
     /// The source, trimmed.
     #[must_use]
     pub fn source(&self) -> &str {

@@ -8,7 +8,7 @@ use std::{
 use super::{
     BUILTINS, Mode, Origin, Pattern, Version,
     loader::{LoadError, Loaded, hash, load, load_built_in},
-    router::{Route, Router, TriggerIndex},
+    router::{Explanation, Route, Router, TriggerIndex},
     trust::Trust,
 };
 
@@ -55,6 +55,9 @@ pub struct Library {
     /// The last good version of every file, in the order of their scopes.
     loaded: Vec<Arc<Loaded>>,
     by_name: BTreeMap<String, Arc<Pattern>>,
+    /// Every version of each name that is in use: of later scopes first, of one scope the newest first. The first is the
+    /// one of `by_name`.
+    versions: BTreeMap<String, Vec<Arc<Pattern>>>,
     router: Router,
     report: Report,
 }
@@ -125,7 +128,8 @@ impl Library {
                 self.by_name.get(name).is_none_or(|before| before.hash != pattern.hash)
             });
         report.errors.sort();
-        Self { loaded, by_name, router: Router::new(patterns), report }
+        let versions = versions(&loaded, &by_name);
+        Self { loaded, by_name, versions, router: Router::new(patterns), report }
     }
 
     /// What the load that made this library came to.
@@ -164,12 +168,28 @@ impl Library {
             let near = crate::nearest::nearest(name, self.by_name.keys().map(String::as_str));
             return Err(ResolveError::Unknown { name: clip(name), near: near.map(str::to_owned) });
         };
-        match pin {
-            Some(pin) if !pins(pin, pattern.version) => {
-                Err(ResolveError::Version { name: name.to_owned(), version: pattern.version, pin: clip(pin) })
+        let Some(pin) = pin else { return Ok(pattern.clone()) };
+        let versions = self.versions(name);
+        versions.iter().find(|pattern| pins(pin, pattern.version)).cloned().ok_or_else(|| {
+            ResolveError::Version {
+                name: name.to_owned(),
+                versions: versions.iter().map(|pattern| pattern.version).collect(),
+                pin: clip(pin),
             }
-            _ => Ok(pattern.clone()),
-        }
+        })
+    }
+
+    /// Every version of the pattern `name`: first the one that the bare name means.
+    #[must_use]
+    pub fn versions(&self, name: &str) -> &[Arc<Pattern>] {
+        self.versions.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// What replaces `pattern`, where it is deprecated and that is there.
+    #[must_use]
+    pub fn replacement(&self, pattern: &Pattern) -> Option<Arc<Pattern>> {
+        let name = pattern.deprecated.as_ref()?.replaced_by.as_deref()?;
+        self.resolve(name).ok()
     }
 
     /// The pattern called exactly `name`, without a pin.
@@ -181,19 +201,34 @@ impl Library {
     /// Finds the pattern that `query` means.
     #[must_use]
     pub fn route(&self, query: &str, mode: Mode) -> Route {
-        self.router.route(query, mode)
+        self.route_among(query, mode, &|_| true)
     }
 
-    /// As [`Library::route`], as if the patterns that `admits` refuses were not there.
+    /// As [`Library::route`], as if the patterns that `admits` refuses were not there. Neither is one that is deprecated,
+    /// where its replacement is.
     #[must_use]
     pub fn route_among(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Route {
-        self.router.route_among(query, mode, admits)
+        self.router.route_among(query, mode, &|pattern| self.may_be_routed(pattern, admits))
     }
 
-    /// All patterns ordered by how well they fit `query`, best first; those that do not fit at all are left out.
+    /// Whether `admits` lets `pattern` in, and not what replaces it.
+    fn may_be_routed(&self, pattern: &Pattern, admits: &dyn Fn(&Pattern) -> bool) -> bool {
+        admits(pattern) && self.replacement(pattern).is_none_or(|replacement| !admits(&replacement))
+    }
+
+    /// Why `query` runs what it runs among the patterns that `admits` lets in.
+    #[must_use]
+    pub fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Explanation {
+        self.router.explain(query, mode, &|pattern| self.may_be_routed(pattern, admits))
+    }
+
+    /// All patterns ordered by how well they fit `query`, best first, deprecated ones last; those that do not fit at all are
+    /// left out.
     #[must_use]
     pub fn ranked(&self, query: &str) -> Vec<Arc<Pattern>> {
-        self.router.ranked(query)
+        let mut ranked = self.router.ranked(query);
+        ranked.sort_by_key(|pattern| pattern.deprecated.is_some());
+        ranked
     }
 
     /// At most `limit` patterns: the best for `query`, or the first by name.
@@ -209,13 +244,13 @@ impl Library {
 
     /// The patterns named in `promoted` with the names of their tools, in the order of the tools' names.
     ///
-    /// # Errors
-    /// Every name that is unknown or whose tool's name is taken (`reserved` are those of the other tools).
+    /// Beside them every name that is unknown or whose tool's name is taken (`reserved` are those of the other tools).
+    #[must_use]
     pub fn promote(
         &self,
         promoted: &[String],
         reserved: &[&str],
-    ) -> Result<Vec<(String, Arc<Pattern>)>, Vec<PromoteError>> {
+    ) -> (Vec<(String, Arc<Pattern>)>, Vec<PromoteError>) {
         let mut tools: BTreeMap<String, Arc<Pattern>> = BTreeMap::new();
         let mut errors = Vec::new();
         for name in promoted {
@@ -240,7 +275,7 @@ impl Library {
                 Err(error) => errors.push(PromoteError::Unknown(error)),
             }
         }
-        if errors.is_empty() { Ok(tools.into_iter().collect()) } else { Err(errors) }
+        (tools.into_iter().collect(), errors)
     }
 }
 
@@ -255,13 +290,13 @@ pub enum ResolveError {
         /// The nearest name there is.
         near: Option<String>,
     },
-    /// It has another version.
-    #[error("the pattern `{name}` has version {version}, not {pin}")]
+    /// It has other versions.
+    #[error("the pattern `{name}` is here in version {}, not {pin}", listed(versions))]
     Version {
         /// The pattern.
         name: String,
-        /// Its version.
-        version: Version,
+        /// Its versions, the one that the bare name means first.
+        versions: Vec<Version>,
         /// As asked.
         pin: String,
     },
@@ -295,8 +330,35 @@ fn clip(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
+/// `2.0.0, 1.4.0`.
+fn listed(versions: &[Version]) -> String {
+    versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// All versions of each name in `by_name`, as [`Library::versions`] orders them.
+fn versions(
+    loaded: &[Arc<Loaded>],
+    by_name: &BTreeMap<String, Arc<Pattern>>,
+) -> BTreeMap<String, Vec<Arc<Pattern>>> {
+    by_name
+        .iter()
+        .map(|(name, first)| {
+            let mut rest: Vec<&Arc<Pattern>> = loaded
+                .iter()
+                .map(|file| &file.pattern)
+                .filter(|pattern| pattern.name == *name && pattern.version != first.version)
+                .collect();
+            rest.sort_by_key(|pattern| std::cmp::Reverse((scope(&pattern.origin), pattern.version)));
+            // Of one version in two scopes, the later scope's is the one.
+            rest.dedup_by_key(|pattern| pattern.version);
+            (name.clone(), [first].into_iter().chain(rest).cloned().collect())
+        })
+        .collect()
+}
+
 /// Whether `pin` (`1`, `1.2` or `1.2.0`) is the beginning of `version`.
-fn pins(pin: &str, version: Version) -> bool {
+#[must_use]
+pub fn pins(pin: &str, version: Version) -> bool {
     let parts: Vec<Option<u32>> = pin.split('.').map(|part| part.parse().ok()).collect();
     let version = [version.major, version.minor, version.patch];
     (1..=3).contains(&parts.len()) && parts.iter().zip(version).all(|(part, number)| *part == Some(number))
@@ -310,26 +372,30 @@ fn choose(loaded: &[Arc<Loaded>], report: &mut Report) -> Vec<Arc<Loaded>> {
     }
     let mut chosen: Vec<Arc<Loaded>> = Vec::new();
     for (name, files) in by_name {
-        let Some(winner) = files.iter().max_by_key(|file| scope(&file.pattern.origin)).copied() else {
+        let newest = |file: &&Arc<Loaded>| (scope(&file.pattern.origin), file.pattern.version);
+        let Some(winner) = files.iter().copied().max_by_key(newest) else {
             continue;
         };
-        // Of two files in one scope, the first by file name stays, and the other is an error.
-        let first = files
-            .iter()
-            .find(|file| scope(&file.pattern.origin) == scope(&winner.pattern.origin))
-            .copied()
-            .unwrap_or(winner);
-        for file in files {
+        // The newest of the latest scope. Of two files with one version in one scope, the first by file name stays, and
+        // the other is an error.
+        let rank = |file: &Loaded| (scope(&file.pattern.origin), file.pattern.version);
+        let first = files.iter().find(|file| rank(file) == rank(winner)).copied().unwrap_or(winner);
+        for file in &files {
+            let file = *file;
             if Arc::ptr_eq(file, first) {
                 continue;
             }
-            if scope(&file.pattern.origin) == scope(&first.pattern.origin) {
+            let twin = files
+                .iter()
+                .take_while(|earlier| !Arc::ptr_eq(earlier, file))
+                .find(|earlier| rank(earlier) == rank(file));
+            if let Some(twin) = twin {
                 report.errors.push(file.error(
                     "/name",
-                    format!("the name `{name}` is taken by {}", first.file),
-                    Some("rename one of them".to_owned()),
+                    format!("the name `{name}` is taken by {} in the same version", twin.file),
+                    Some("rename one of them, or give it another version".to_owned()),
                 ));
-            } else {
+            } else if scope(&file.pattern.origin) != scope(&first.pattern.origin) {
                 report.shadowed.push((name.to_owned(), file.file.clone()));
             }
         }

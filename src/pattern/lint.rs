@@ -1,10 +1,12 @@
 //! Everything wrong with pattern files, and what could be better.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, sync::LazyLock};
+
+use regex::Regex;
 
 use super::{
     Auto, Origin, Pattern, Template,
-    library::{Library, SourceFile},
+    library::{Library, SourceFile, tool_name},
     loader::{LoadError, Loaded, load},
     trust::Trust,
 };
@@ -85,6 +87,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 pub fn lint(files: &[SourceFile]) -> Findings {
     let mut findings = Findings { files: files.len(), ..Findings::default() };
     let mut as_user = Vec::new();
+    let mut loaded_files: Vec<Loaded> = Vec::new();
     for file in files {
         match load(&file.file, &file.text, file.origin.clone()) {
             Ok(loaded) => {
@@ -92,15 +95,102 @@ pub fn lint(files: &[SourceFile]) -> Findings {
                 findings.errors.extend(unprepared(&loaded));
                 // Trust is about running; a check looks at every file.
                 as_user.push(SourceFile { origin: Origin::User(Path::new("").to_owned()), ..file.clone() });
+                loaded_files.push(loaded);
             }
             Err(errors) => findings.errors.extend(errors),
         }
     }
-    findings.errors.extend(Library::load(&as_user, &Trust::default()).report().errors.iter().cloned());
+    let library = Library::load(&as_user, &Trust::default());
+    findings.errors.extend(library.report().errors.iter().cloned());
+    for loaded in &loaded_files {
+        findings.warnings.extend(beside_others(loaded, &library));
+    }
     findings.errors.sort();
     findings.errors.dedup();
     findings.warnings.sort();
     findings
+}
+
+/// What tests name and is not there: fixtures, memories, servers and databases beside their files.
+#[must_use]
+pub fn absent_files(files: &[SourceFile]) -> Vec<LoadError> {
+    let mut absent = Vec::new();
+    for file in files {
+        let Ok(loaded) = load(&file.file, &file.text, file.origin.clone()) else { continue };
+        let folder = Path::new(&file.file).parent().unwrap_or(Path::new(""));
+        for (index, test) in loaded.pattern.tests.iter().enumerate() {
+            let of_test =
+                [("fixture", &test.fixture), ("memories", &test.memories), ("servers", &test.servers)];
+            let named = of_test.into_iter().filter_map(|(key, name)| Some((key.to_owned(), name.as_ref()?)));
+            let sources =
+                test.sources.iter().map(|source| (format!("sources/{}", source.name), &source.file));
+            for (key, name) in named.chain(sources).filter(|(_, name)| !folder.join(name).exists()) {
+                let message =
+                    format!("`{name:.200}` is not there; it is looked for beside the pattern's file");
+                absent.push(loaded.error(&format!("/tests/{index}/{key}"), message, None));
+            }
+        }
+    }
+    absent
+}
+
+/// What shows only beside the other patterns.
+fn beside_others(loaded: &Loaded, library: &Library) -> Vec<LoadError> {
+    let pattern = &loaded.pattern;
+    let mut warnings = Vec::new();
+    let replacement = pattern.deprecated.as_ref().and_then(|deprecated| deprecated.replaced_by.as_deref());
+    if let Some(name) = replacement {
+        match library.resolve(name) {
+            Err(error) => {
+                warnings.push(loaded.error("/deprecated/replaced_by", error.to_string(), None));
+            }
+            Ok(next) if next.deprecated.is_some() => warnings.push(
+                loaded.error(
+                    "/deprecated/replaced_by",
+                    format!("`{name}` is deprecated itself"),
+                    next.deprecated
+                        .as_ref()
+                        .and_then(|next| next.replaced_by.as_ref())
+                        .map(|last| format!("say {last}")),
+                ),
+            ),
+            Ok(_) => {}
+        }
+    }
+    let tool = tool_name(&pattern.name);
+    let twin =
+        library.all().into_iter().find(|other| other.name != pattern.name && tool_name(&other.name) == tool);
+    if let Some(twin) = twin {
+        warnings.push(loaded.error(
+            "/name",
+            format!(
+                "as a tool this would be `{tool}`, and so would `{}`: only one can be promoted",
+                twin.name
+            ),
+            None,
+        ));
+    }
+    warnings
+}
+
+/// Where the text has what looks like a password or a key: line and column, from 1. Never the text itself.
+fn secrets(text: &str) -> Vec<(usize, usize)> {
+    /// Beginnings that only keys have, and addresses with a password.
+    static LOOKS: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(
+            r"(?x) \b(?:sk-[A-Za-z0-9_-]{20,} | gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,}
+            | glpat-[A-Za-z0-9_-]{20,} | xox[abprs]-[A-Za-z0-9-]{10,} | AKIA[0-9A-Z]{16} | AIza[0-9A-Za-z_-]{35})
+            | -----BEGIN\ [A-Z\ ]*PRIVATE\ KEY | [a-z]+://[^/\s:@$'\x22]+:[^/\s@$'\x22]+@",
+        )
+        .expect("a regex that a test compiles")
+    });
+    text.lines()
+        .enumerate()
+        .filter_map(|(index, line)| {
+            let found = LOOKS.find(line)?;
+            Some((index + 1, line[..found.start()].chars().count() + 1))
+        })
+        .collect()
 }
 
 /// Expressions that the check at load let through and the compiler does not: a bug of this program, said here.
@@ -181,6 +271,16 @@ fn warnings(loaded: &Loaded) -> Vec<LoadError> {
     for (pointer, message) in unused_permissions(pattern) {
         warn(pointer, message);
     }
+    for (line, column) in secrets(&pattern.source) {
+        warnings.push(LoadError {
+            file: loaded.file.clone(),
+            line,
+            column,
+            message: "this looks like a key or a password; everybody who reads the pattern has it".to_owned(),
+            hint: Some("keep it in the configuration, and name that here".to_owned()),
+        });
+    }
+    let mut warn = |pointer: &str, message: String| warnings.push(loaded.error(pointer, message, None));
     for name in unused_binds(pattern, &loaded.pattern.source) {
         warn(&format!("/bind/{name}"), format!("nothing reads .bind.{name}"));
     }
@@ -217,6 +317,19 @@ fn unused_permissions(pattern: &Pattern) -> Vec<(&'static str, String)> {
         && !used.iter().any(|uses| uses.starts_with("memory.") && !writes(uses))
     {
         unused.push(("/permissions/memory", "no step reads memories".to_owned()));
+    }
+    let permissions = &pattern.permissions;
+    for (granted, family, pointer) in [
+        (!permissions.exec.is_empty(), "exec.", "/permissions/exec"),
+        (!permissions.http.is_empty(), "http.", "/permissions/http"),
+        (!permissions.sql.is_empty(), "sql.", "/permissions/sql"),
+        (!permissions.mcp.is_empty(), "mcp.", "/permissions/mcp"),
+        (!permissions.mcp_write.is_empty(), "mcp.", "/permissions/mcp.write"),
+        (permissions.llm, "llm.", "/permissions/llm"),
+    ] {
+        if granted && !used.iter().any(|uses| uses.starts_with(family)) {
+            unused.push((pointer, format!("no step uses {family}*")));
+        }
     }
     unused
 }
@@ -268,6 +381,43 @@ mod tests {
     }
 
     #[test]
+    fn what_shows_only_beside_others_is_a_warning_and_a_key_is_never_repeated() {
+        let text = format!(
+            "{PLAIN}deprecated: {{replaced_by: a.c}}\ntests:\n  - {{name: ghp_{0}, expect: {{jq: 'true'}}}}\n",
+            "a1".repeat(18)
+        );
+        let twin = SourceFile { file: "q.yaml".to_owned(), ..file(&PLAIN.replace("name: a.b", "name: a-b")) };
+        let twin = SourceFile { text: twin.text.replace("name: a-b", "name: a.b-c"), ..twin };
+        let other = SourceFile {
+            text: twin.text.replace("name: a.b-c", "name: a.b.c"),
+            file: "r.yaml".to_owned(),
+            ..twin.clone()
+        };
+        let findings = lint(&[file(&text), twin, other]);
+        let texts: Vec<String> = findings.warnings.iter().map(ToString::to_string).collect();
+        let said = |text: &str| texts.iter().any(|told| told.contains(text));
+        assert!(said("p.yaml:15:27: there is no pattern `a.c`: did you mean"), "{texts:?}");
+        assert!(said("q.yaml:3:7: as a tool this would be `a_b_c`, and so would `a.b.c`"), "{texts:?}");
+        assert!(said("p.yaml:17:12: this looks like a key or a password"), "{texts:?}");
+        assert!(!said("ghp_"), "{texts:?}");
+    }
+
+    #[test]
+    fn what_tests_name_and_is_not_there_is_said_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("there.jsonl"), "").unwrap();
+        let text = format!(
+            "{PLAIN}tests:\n  - {{name: one, fixture: nowhere, memories: there.jsonl, sources: {{shop: gone.sql}}, \
+             expect: {{jq: 'true'}}}}\n"
+        );
+        let path = folder.path().join("p.yaml").to_string_lossy().into_owned();
+        let absent = absent_files(&[SourceFile { file: path, ..file(&text) }]);
+        let told: Vec<_> = absent.iter().map(|fault| (fault.line, fault.column, &*fault.message)).collect();
+        let said = |name: &str| format!("`{name}` is not there; it is looked for beside the pattern's file");
+        assert_eq!(told, [(16, 26, &*said("nowhere")), (16, 74, &*said("gone.sql"))]);
+    }
+
+    #[test]
     fn errors_of_all_files_are_found_those_between_files_too() {
         let other = SourceFile { file: "q.yaml".to_owned(), ..file(PLAIN) };
         let broken = SourceFile { file: "r.yaml".to_owned(), ..file("name: x\n") };
@@ -275,7 +425,9 @@ mod tests {
         assert_eq!(findings.files, 3);
         let texts: Vec<String> = findings.errors.iter().map(ToString::to_string).collect();
         assert!(
-            texts.iter().any(|text| text.contains("q.yaml:3:7: the name `a.b` is taken by p.yaml")),
+            texts.iter().any(
+                |text| text.contains("q.yaml:3:7: the name `a.b` is taken by p.yaml in the same version")
+            ),
             "{texts:?}"
         );
         assert!(texts.iter().any(|text| text.contains("r.yaml:1:1: `steps` is missing")), "{texts:?}");

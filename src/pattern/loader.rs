@@ -2,6 +2,7 @@
 //!
 //! First the shape by `schemas/pattern/v1.json`, then what a schema cannot say. Every error has its place in the file.
 
+mod asking;
 mod field;
 mod graph;
 mod inputs;
@@ -17,8 +18,9 @@ use sha2::{Digest, Sha256};
 use crate::{hex::hex, nearest::nearest};
 
 use super::{
-    Auto, BindSource, CacheScopeRule, CacheSpec, Effect, Expression, Family, Origin, OutputSpec, Pattern,
-    PatternKind, PatternLimits, PromptSpec, Shrink, StepSpec, Template, TestSpec, Triggers, Version,
+    Auto, BindSource, CacheScopeRule, CacheSpec, Deprecated, Effect, Expression, Family, Origin, OutputSpec,
+    Pattern, PatternKind, PatternLimits, PromptSpec, Shrink, StepSpec, Template, TestSource, TestSpec,
+    TriggerRegex, Triggers, Version,
     router::Matcher,
     yaml::{self, Document, Position},
 };
@@ -194,6 +196,9 @@ fn read(report: &mut Report<'_>, text: &str, origin: Origin) -> Pattern {
     let before = report.errors.len();
     let (steps, names) = step::read(report, &inputs, &binds, &permissions);
     let steps_are_whole = report.errors.len() == before;
+    if !report.tested && steps_are_whole {
+        asking::check(report, "/steps", &steps);
+    }
     let effect = effect(&steps);
     let output = output(report, &names);
     let limits = limits(report);
@@ -204,9 +209,10 @@ fn read(report: &mut Report<'_>, text: &str, origin: Origin) -> Pattern {
     }
     let kind = kind(report, &steps, steps_are_whole);
     let triggers = triggers(report, &inputs, effect);
-    let cache = cache(report, effect);
+    let cache = cache(report, effect, &steps);
     let prompt = prompt(report, &inputs, effect);
-    annotations(report, effect);
+    let annotations = annotations(report, effect);
+    let deprecated = deprecated(report);
     let tests = tests(report, &inputs, inputs_are_whole);
     Pattern {
         name: report.text("/name").to_owned(),
@@ -216,12 +222,14 @@ fn read(report: &mut Report<'_>, text: &str, origin: Origin) -> Pattern {
         triggers,
         inputs,
         binds,
-        permissions,
+        permissions: Arc::new(permissions),
         limits,
         steps,
         output,
         cache,
         prompt,
+        annotations,
+        deprecated,
         tests,
         effect,
         origin,
@@ -272,7 +280,9 @@ fn kind(report: &mut Report<'_>, steps: &[StepSpec], steps_are_whole: bool) -> P
     let mut used = Vec::new();
     families(steps, &mut used);
     let memory = used.contains(&Family::Memory);
-    let outside = used.iter().any(|family| matches!(family, Family::Fs | Family::Git));
+    let outside = used
+        .iter()
+        .any(|family| !matches!(family, Family::Memory | Family::Data | Family::Control | Family::Session));
     let declared = report.text("/type");
     let (kind, fits, fitting) = match declared {
         "infrastructure" => (PatternKind::Infrastructure, !memory, if outside { "hybrid" } else { "memory" }),
@@ -420,6 +430,10 @@ fn triggers(report: &mut Report<'_>, inputs: &Value, effect: Effect) -> Triggers
     let mut regexes = Vec::new();
     for (index, source) in report.texts("/triggers/regex").iter().enumerate() {
         let at = format!("/triggers/regex/{index}");
+        if report.tested {
+            regexes.push(TriggerRegex::checked(source));
+            continue;
+        }
         match field::regex(source) {
             Ok(regex) => {
                 for name in regex.capture_names().flatten() {
@@ -434,7 +448,7 @@ fn triggers(report: &mut Report<'_>, inputs: &Value, effect: Effect) -> Triggers
                 if regex.is_match("") {
                     report.at(&at, "this regex matches every query, even an empty one");
                 }
-                regexes.push(regex);
+                regexes.push(TriggerRegex::checked(source));
             }
             Err(message) => report.at(&at, message),
         }
@@ -469,7 +483,7 @@ fn triggers(report: &mut Report<'_>, inputs: &Value, effect: Effect) -> Triggers
     triggers
 }
 
-fn cache(report: &mut Report<'_>, effect: Effect) -> Option<CacheSpec> {
+fn cache(report: &mut Report<'_>, effect: Effect, steps: &[StepSpec]) -> Option<CacheSpec> {
     report.get("/cache")?;
     let ttl = field::duration_within(report, "/cache/ttl", std::time::Duration::from_hours(24));
     let scope = match report.text("/cache/scope") {
@@ -482,6 +496,11 @@ fn cache(report: &mut Report<'_>, effect: Effect) -> Option<CacheSpec> {
     };
     if effect != Effect::ReadOnly && scope != CacheScopeRule::Never {
         report.at_key("/cache", "a pattern that writes or executes is never cached", None);
+    }
+    let mut used = Vec::new();
+    families(steps, &mut used);
+    if used.contains(&Family::Http) && scope != CacheScopeRule::Never {
+        report.at_key("/cache", "what http.get fetched is never cached", None);
     }
     Some(CacheSpec { ttl: ttl.unwrap_or_default(), scope, key: report.texts("/cache/key") })
 }
@@ -519,7 +538,17 @@ fn prompt(report: &mut Report<'_>, inputs: &Value, effect: Effect) -> Option<Pro
     Some(PromptSpec { title: report.text("/prompt/title").to_owned(), arguments })
 }
 
-fn annotations(report: &mut Report<'_>, effect: Effect) {
+fn deprecated(report: &mut Report<'_>) -> Option<Deprecated> {
+    let given = report.get("/deprecated")?;
+    let text = |name: &str| given[name].as_str().map(|text| text.trim().to_owned());
+    let replaced_by = text("replaced_by");
+    if replaced_by.as_deref().is_some_and(|name| name == report.text("/name")) {
+        report.at("/deprecated/replaced_by", "a pattern cannot replace itself");
+    }
+    Some(Deprecated { replaced_by, reason: text("reason"), since: text("since") })
+}
+
+fn annotations(report: &mut Report<'_>, effect: Effect) -> Map<String, Value> {
     let reads = effect == Effect::ReadOnly;
     if report.get("/annotations/readOnlyHint").and_then(Value::as_bool).is_some_and(|hint| hint != reads) {
         let what = if reads { "only reads" } else { "does not only read" };
@@ -528,6 +557,7 @@ fn annotations(report: &mut Report<'_>, effect: Effect) {
     if reads && report.get("/annotations/destructiveHint").and_then(Value::as_bool) == Some(true) {
         report.at("/annotations/destructiveHint", "this pattern only reads");
     }
+    report.get("/annotations").and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
 fn tests(report: &mut Report<'_>, inputs: &Value, inputs_are_whole: bool) -> Vec<TestSpec> {
@@ -554,11 +584,24 @@ fn tests(report: &mut Report<'_>, inputs: &Value, inputs_are_whole: bool) -> Vec
             }
             None => None,
         };
-        for member in ["fixture", "memories"] {
-            let path = std::path::Path::new(test[member].as_str().unwrap_or_default());
-            let inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-            if !inside {
+        for member in ["fixture", "memories", "servers"] {
+            if !stays_below(test[member].as_str().unwrap_or_default()) {
                 report.at(&format!("{at}/{member}"), "expects a path relative to this file, without `..`");
+            }
+        }
+        let sources: Vec<TestSource> = test["sources"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| test_source(name, value))
+            .collect();
+        for source in &sources {
+            if !stays_below(&source.file) {
+                let name = yaml::pointer_part(&source.name);
+                report.at(
+                    &format!("{at}/sources/{name}"),
+                    "expects a path relative to this file, without `..`",
+                );
             }
         }
         let given = test["inputs"].as_object().cloned().unwrap_or_default();
@@ -574,6 +617,8 @@ fn tests(report: &mut Report<'_>, inputs: &Value, inputs_are_whole: bool) -> Vec
             name,
             fixture: text(&test["fixture"]),
             memories: text(&test["memories"]),
+            servers: text(&test["servers"]),
+            sources,
             now,
             inputs: given,
             expect_jq: text(&expect["jq"]),
@@ -582,4 +627,21 @@ fn tests(report: &mut Report<'_>, inputs: &Value, inputs_are_whole: bool) -> Vec
         });
     }
     tests
+}
+
+/// Whether `path` is relative and leads nowhere else.
+fn stays_below(path: &str) -> bool {
+    let mut parts = std::path::Path::new(path).components();
+    parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+}
+
+/// A database of a test; the schema has seen to its form.
+fn test_source(name: &str, value: &Value) -> TestSource {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let queries = value["queries"].as_object().into_iter().flatten().map(|(name, query)| {
+        let params = query["params"].as_array().into_iter().flatten().map(text).collect();
+        (name.clone(), text(&query["sql"]), text(&query["description"]), params)
+    });
+    let file = if value.is_string() { text(value) } else { text(&value["file"]) };
+    TestSource { name: name.to_owned(), file, queries: queries.collect() }
 }

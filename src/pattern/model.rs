@@ -1,6 +1,6 @@
 //! A pattern, loaded and checked.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
@@ -85,7 +85,7 @@ pub struct Triggers {
     /// Matched as whole words, ignoring case.
     pub phrases: Vec<String>,
     /// Linear-time regexes; named groups fill inputs.
-    pub regexes: Vec<regex::Regex>,
+    pub regexes: Vec<super::TriggerRegex>,
     /// Queries that must match.
     pub match_examples: Vec<String>,
     /// Queries that must not.
@@ -130,6 +130,43 @@ pub struct Permissions {
     pub memory_read: bool,
     /// May write memories.
     pub memory_write: bool,
+    /// Programs by name, each an argv template: a word `{name}` takes one argument of the step, `{name?}` one that may be
+    /// absent.
+    pub exec: BTreeMap<String, Vec<String>>,
+    /// Hosts for `http.get`: `host` (port 443 or 80) or `host:port`, exact.
+    pub http: Vec<String>,
+    /// Sources for `sql.*`; `*` is every one that the configuration offers to the project.
+    pub sql: Vec<String>,
+    /// Tools that `mcp.call` may call to read: `server/tool`, `server/*` or `*`.
+    pub mcp: Vec<String>,
+    /// Tools that `mcp.call` may call though they write: `server/tool`. With any, the pattern writes.
+    pub mcp_write: Vec<String>,
+    /// May use `llm.complete`.
+    pub llm: bool,
+}
+
+impl Permissions {
+    /// The key of the permission that steps of `family` need, where there is none of it. For families whose permission
+    /// is one key; what it grants is the step's to check.
+    #[must_use]
+    pub fn lacks(&self, family: super::Family) -> Option<&'static str> {
+        use super::Family;
+        let (granted, key) = match family {
+            Family::Exec => (!self.exec.is_empty(), "exec"),
+            Family::Http => (!self.http.is_empty(), "http"),
+            Family::Sql => (!self.sql.is_empty(), "sql"),
+            Family::Mcp => (!self.mcp.is_empty() || !self.mcp_write.is_empty(), "mcp"),
+            Family::Llm => (self.llm, "llm"),
+            Family::Memory
+            | Family::Fs
+            | Family::Git
+            | Family::Data
+            | Family::Control
+            | Family::Session
+            | Family::Server => return None,
+        };
+        (!granted).then_some(key)
+    }
 }
 
 /// `limits:` of a pattern.
@@ -246,6 +283,17 @@ pub struct PromptSpec {
     pub arguments: Vec<String>,
 }
 
+/// A database that a test makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestSource {
+    /// Its name.
+    pub name: String,
+    /// SQL statements that an SQLite file is made of.
+    pub file: String,
+    /// Queries that its configuration has: name, SQL, description, names of the values.
+    pub queries: Vec<(String, String, String, Vec<String>)>,
+}
+
 /// One of a pattern's own tests.
 #[derive(Clone, Debug)]
 pub struct TestSpec {
@@ -255,6 +303,10 @@ pub struct TestSpec {
     pub fixture: Option<String>,
     /// JSON Lines of memories to start from.
     pub memories: Option<String>,
+    /// JSON of MCP servers that are configured.
+    pub servers: Option<String>,
+    /// Databases that `sql.*` may read, by name.
+    pub sources: Vec<TestSource>,
     /// The time to run at.
     pub now: Option<jiff::Timestamp>,
     /// Inputs.
@@ -265,6 +317,34 @@ pub struct TestSpec {
     pub expect_max_tokens: Option<usize>,
     /// Error code that must come instead of an output.
     pub expect_error: Option<String>,
+}
+
+/// `deprecated:` of a pattern: it still runs, and something else should.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deprecated {
+    /// Name of the pattern that does the same better, perhaps with a pin.
+    pub replaced_by: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Since which version of the pattern, or which date.
+    pub since: Option<String>,
+}
+
+impl std::fmt::Display for Deprecated {
+    /// `deprecated since 2.0.0, use other.name: reason`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("deprecated")?;
+        if let Some(since) = &self.since {
+            write!(f, " since {since}")?;
+        }
+        if let Some(name) = &self.replaced_by {
+            write!(f, ", use {name}")?;
+        }
+        match &self.reason {
+            Some(reason) => write!(f, ": {}", reason.trim_end_matches('.')),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A pattern, loaded and checked: nothing in it can fail to parse any more.
@@ -285,7 +365,7 @@ pub struct Pattern {
     /// Bound values by name.
     pub binds: Vec<(String, BindSource)>,
     /// What steps may touch.
-    pub permissions: Permissions,
+    pub permissions: Arc<Permissions>,
     /// Bounds of a run.
     pub limits: PatternLimits,
     /// In file order; `needs` makes the graph, which has no cycle.
@@ -296,6 +376,10 @@ pub struct Pattern {
     pub cache: Option<CacheSpec>,
     /// Also a prompt.
     pub prompt: Option<PromptSpec>,
+    /// Hints for hosts of the tool that it may become, as in MCP.
+    pub annotations: Map<String, Value>,
+    /// Where something else should be used.
+    pub deprecated: Option<Deprecated>,
     /// Its own tests.
     pub tests: Vec<TestSpec>,
     /// The largest effect of its steps.
@@ -306,4 +390,21 @@ pub struct Pattern {
     pub hash: String,
     /// The file's text.
     pub source: Arc<str>,
+}
+
+impl Pattern {
+    /// The description as told: of a deprecated pattern, that comes first.
+    #[must_use]
+    pub fn told(&self) -> std::borrow::Cow<'_, str> {
+        match &self.deprecated {
+            Some(deprecated) => format!("({deprecated}) {}", self.description).into(),
+            None => self.description.as_str().into(),
+        }
+    }
+
+    /// Name and full version: `repo.digest@1.2.0`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
 }

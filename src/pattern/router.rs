@@ -1,6 +1,13 @@
 //! From a query in words to a pattern: one pass over all triggers; only a unique match of highest priority runs.
 
+mod explain;
 mod extract;
+mod glossary;
+mod intent;
+mod literal;
+mod place;
+mod positions;
+mod recent;
 mod score;
 mod trigger;
 
@@ -9,8 +16,10 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Map, Value};
 
 use super::{Auto, Effect, Mode, Pattern, PatternKind};
+pub use explain::{Explained, ExplainedCandidate, ExplainedInput, ExplainedMatch, Explanation};
 use extract::{Filled, Forms};
-use score::Ranking;
+use recent::Recent;
+use score::{Ranked, Ranking};
 
 pub(crate) use trigger::{Matcher, TriggerIndex};
 
@@ -18,6 +27,8 @@ pub(crate) use trigger::{Matcher, TriggerIndex};
 pub const CANDIDATES_MAX: usize = 3;
 /// Bytes of a query that are looked at.
 const QUERY_BYTES_MAX: usize = 4 << 10;
+/// Half of the patterns whose inputs' schemas are kept compiled.
+const FORMS_HALF: usize = 64;
 
 /// What a query means.
 #[derive(Clone, Debug)]
@@ -46,13 +57,46 @@ pub struct RouteCandidate {
     pub missing: Vec<String>,
 }
 
-/// Routes queries among a fixed set of patterns. Deterministic; makes its indexes when first asked.
+/// Why a query runs nothing by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// No trigger matches, of patterns that a query may run.
+    NoMatch,
+    /// These match with the same, highest priority.
+    Competing(Vec<String>),
+    /// A pattern that writes or executes matches as well, with no lower priority or no later in the query.
+    Effectful(String),
+    /// These required inputs are empty.
+    Missing(Vec<String>),
+    /// The query says a value that does not fit.
+    Unfit,
+    /// The query says a time or place that no input takes.
+    Ignored(String),
+    /// The query says not to.
+    Negated(String),
+    /// The query speaks of the words, not of what they stand for.
+    Mentioned(String),
+    /// The query tells somebody to do something.
+    Deed(String),
+}
+
+/// Routes queries among a fixed set of patterns. Deterministic, but for the order of candidates, which may be a better
+/// one once [`crate::embedding`] has been read. Makes its indexes when first asked.
 #[derive(Debug, Default)]
 pub struct Router {
     patterns: Vec<Arc<Pattern>>,
     triggers: TriggerIndex,
-    forms: Vec<OnceLock<Forms>>,
+    forms: Recent<Forms, FORMS_HALF>,
     ranking: OnceLock<Ranking>,
+}
+
+/// A run that was found, or why there is none.
+struct Decision {
+    /// Patterns that match and may be offered, with what matched.
+    matched: Vec<(usize, &'static str)>,
+    /// The one that runs, or would but for the reason.
+    best: Option<(usize, &'static str, Filled)>,
+    why: Option<Why>,
 }
 
 impl Router {
@@ -60,8 +104,7 @@ impl Router {
     #[must_use]
     pub fn new(patterns: Vec<Arc<Pattern>>) -> Self {
         let triggers = TriggerIndex::new(&patterns);
-        let forms = patterns.iter().map(|_| OnceLock::new()).collect();
-        Self { patterns, triggers, forms, ranking: OnceLock::new() }
+        Self { patterns, triggers, forms: Recent::default(), ranking: OnceLock::new() }
     }
 
     /// Finds the pattern that `query` means.
@@ -76,70 +119,102 @@ impl Router {
     #[must_use]
     pub fn route_among(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Route {
         let query = clip(query.trim());
-        let allowed = |pattern: &Pattern| {
-            admits(pattern)
-                && pattern.effect == Effect::ReadOnly
-                && (mode != Mode::Fast || pattern.kind == PatternKind::Infrastructure)
-        };
-        let matched: Vec<_> = self
-            .triggers
-            .find(query)
-            .into_iter()
-            .filter(|(index, _)| allowed(&self.patterns[*index]))
-            .collect();
-        let runnable =
-            matched.iter().filter(|(index, _)| self.patterns[*index].triggers.auto == Auto::ReadOnly);
-        let priority = |index: usize| self.patterns[index].triggers.priority;
-        let highest = runnable.clone().map(|(index, _)| priority(*index)).max();
-        let mut best = runnable.filter(|(index, _)| Some(priority(*index)) == highest);
-        if let (Some(&(index, by)), None) = (best.next(), best.next()) {
-            let pattern = &self.patterns[index];
-            let forms = self.forms(index);
-            let filled = Filled::from_query(pattern, forms, query);
-            if filled.is_complete(pattern, forms, query) {
-                return Route::Run { pattern: pattern.clone(), inputs: filled.inputs, by };
-            }
+        let mut decision = self.decide(query, mode, admits);
+        if decision.why.is_none()
+            && let Some((index, by, filled)) = decision.best.take()
+        {
+            return Route::Run { pattern: self.patterns[index].clone(), inputs: filled.inputs, by };
         }
-        let scores = self.ranking().scores(query);
-        let mut order: Vec<usize> = (0..self.patterns.len())
-            .filter(|index| allowed(&self.patterns[*index]))
-            .filter(|index| scores[*index] > 0.0 || matched.iter().any(|(known, _)| known == index))
-            .collect();
-        let is_match = |index: usize| matched.iter().any(|(known, _)| *known == index);
-        order.sort_by(|a, b| {
-            (is_match(*b).cmp(&is_match(*a)))
-                .then(scores[*b].total_cmp(&scores[*a]))
-                .then(priority(*b).cmp(&priority(*a)))
-                .then_with(|| self.patterns[*a].name.cmp(&self.patterns[*b].name))
-        });
-        let candidates = order.into_iter().take(CANDIDATES_MAX).map(|index| {
-            let pattern = &self.patterns[index];
-            let filled = Filled::from_query(pattern, self.forms(index), query);
+        let order = self.order(query, &decision, &|pattern| is_open(pattern, mode) && admits(pattern));
+        let candidates = order.into_iter().take(CANDIDATES_MAX).map(|ranked| {
+            let pattern = &self.patterns[ranked.index];
+            let filled = self.filled(ranked.index, query);
             let missing = filled.missing(pattern);
             RouteCandidate { pattern: pattern.clone(), inputs: filled.inputs, missing }
         });
         Route::Candidates(candidates.collect())
     }
 
+    /// Patterns with a trigger that matches `query`, each with `phrase` or `regex`; also those that may not run.
+    #[must_use]
+    pub fn matching(&self, query: &str) -> Vec<(Arc<Pattern>, &'static str)> {
+        let found = self.triggers.find(clip(query.trim()));
+        found.into_iter().map(|(index, by)| (self.patterns[index].clone(), by)).collect()
+    }
+
+    /// The triggers that `query` matches, and whether one of them runs.
+    fn decide(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Decision {
+        let all = self.triggers.find(query);
+        let priority = |index: usize| self.patterns[index].triggers.priority;
+        let matched: Vec<_> = all
+            .iter()
+            .copied()
+            .filter(|(index, _)| is_open(&self.patterns[*index], mode) && admits(&self.patterns[*index]))
+            .collect();
+        let mut runnable: Vec<_> = matched
+            .iter()
+            .copied()
+            .filter(|(index, _)| self.patterns[*index].triggers.auto == Auto::ReadOnly)
+            .collect();
+        let Some(highest) = runnable.iter().map(|(index, _)| priority(*index)).max() else {
+            return Decision { matched, best: None, why: Some(Why::NoMatch) };
+        };
+        runnable.retain(|(index, _)| priority(*index) == highest);
+        let &[(index, by)] = &runnable[..] else {
+            let names = runnable.iter().map(|(index, _)| self.patterns[*index].name.clone()).collect();
+            return Decision { matched, best: None, why: Some(Why::Competing(names)) };
+        };
+        let filled = self.filled(index, query);
+        // "Note that where were we …": what begins earlier is what is asked.
+        let effectful = all.iter().map(|(index, _)| *index).find(|other| {
+            let is_first = || self.filled(*other, query).begins() <= filled.begins();
+            self.patterns[*other].effect != Effect::ReadOnly && (priority(*other) >= highest || is_first())
+        });
+        let why = match effectful {
+            Some(other) => Some(Why::Effectful(self.patterns[other].name.clone())),
+            None => intent::objection(query, &filled)
+                .or_else(|| filled.obstacle(&self.patterns[index], &self.forms(index), query)),
+        };
+        Decision { matched, best: Some((index, by, filled)), why }
+    }
+
+    /// What may be offered, best first: what matches, then by rank.
+    fn order(&self, query: &str, decision: &Decision, open: &dyn Fn(&Pattern) -> bool) -> Vec<Ranked> {
+        let place = |index: usize| match &decision.best {
+            Some((best, ..)) if *best == index => 0,
+            _ if decision.matched.iter().any(|(known, _)| *known == index) => 1,
+            _ => 2,
+        };
+        let mut order = self.ranking().ranked(query, decision.matched.iter().map(|(index, _)| *index));
+        order.retain(|ranked| open(&self.patterns[ranked.index]));
+        order.sort_by(|a, b| {
+            (place(a.index).cmp(&place(b.index)))
+                .then(b.fused.total_cmp(&a.fused))
+                .then_with(|| self.patterns[a.index].name.cmp(&self.patterns[b.index].name))
+        });
+        order
+    }
+
     /// Patterns ordered by how well they fit `query`, best first; those that do not fit at all are left out.
     #[must_use]
     pub fn ranked(&self, query: &str) -> Vec<Arc<Pattern>> {
         let query = clip(query.trim());
-        let mut scores = self.ranking().scores(query);
-        for (index, _) in self.triggers.find(query) {
-            scores[index] += 10.0;
-        }
-        let mut order: Vec<usize> = (0..self.patterns.len()).filter(|index| scores[*index] > 0.0).collect();
-        order.sort_by(|a, b| {
-            scores[*b]
-                .total_cmp(&scores[*a])
-                .then_with(|| self.patterns[*a].name.cmp(&self.patterns[*b].name))
-        });
-        order.into_iter().map(|index| self.patterns[index].clone()).collect()
+        let decision = Decision { matched: self.triggers.find(query), best: None, why: None };
+        let order = self.order(query, &decision, &|_| true);
+        order.into_iter().map(|ranked| self.patterns[ranked.index].clone()).collect()
     }
 
-    fn forms(&self, index: usize) -> &Forms {
-        self.forms[index].get_or_init(|| Forms::of(&self.patterns[index]))
+    fn filled(&self, index: usize, query: &str) -> Filled {
+        Filled::from_query(
+            &self.patterns[index],
+            &self.forms(index),
+            &self.triggers.matching_regexes(index, query),
+            query,
+        )
+    }
+
+    fn forms(&self, index: usize) -> Arc<Forms> {
+        self.forms.get(index, || Forms::of(&self.patterns[index]))
     }
 
     fn ranking(&self) -> &Ranking {
@@ -147,10 +222,11 @@ impl Router {
     }
 }
 
+/// Whether a query in `mode` may come to `pattern` at all.
+fn is_open(pattern: &Pattern, mode: Mode) -> bool {
+    pattern.effect == Effect::ReadOnly && (mode != Mode::Fast || pattern.kind == PatternKind::Infrastructure)
+}
+
 fn clip(query: &str) -> &str {
-    let mut end = query.len().min(QUERY_BYTES_MAX);
-    while !query.is_char_boundary(end) {
-        end -= 1;
-    }
-    &query[..end]
+    &query[..query.floor_char_boundary(QUERY_BYTES_MAX)]
 }

@@ -188,7 +188,23 @@ fn describe(permissions: &Permissions, effect: Effect) -> Vec<String> {
     if permissions.memory_write {
         lines.push("writes memories".to_owned());
     }
-    if effect == Effect::Executes {
+    for argv in permissions.exec.values() {
+        lines.push(format!("runs {}", argv.join(" ")));
+    }
+    for (names, does) in [
+        (&permissions.http, "fetches from"),
+        (&permissions.sql, "reads the database"),
+        (&permissions.mcp, "calls to read"),
+        (&permissions.mcp_write, "calls to write"),
+    ] {
+        if !names.is_empty() {
+            lines.push(format!("{does} {}", names.join(", ")));
+        }
+    }
+    if permissions.llm {
+        lines.push("has a language model complete texts".to_owned());
+    }
+    if effect == Effect::Executes && permissions.exec.is_empty() {
         lines.push("runs programs".to_owned());
     }
     if lines.is_empty() {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    About, Answers, Ask, CallId, Connection, Now,
+    About, Answers, Ask, CallId, Client, Connection, Now,
     connection::BACKSTOP,
     fit,
     inflight::{InFlight, OpenAsk, Stage},
@@ -57,6 +57,15 @@ fn lacking(revision: Revision, declared: &Map<String, Value>, ask: &Ask) -> Opti
         }
         // Nothing that can be asked: the gate says so.
         _ => None,
+    }
+}
+
+impl Client {
+    /// The capability that the client would have to declare to be asked `ask`, as an object of capabilities; `None` where
+    /// it can be asked.
+    #[must_use]
+    pub fn lacks(&self, ask: &Ask) -> Option<Value> {
+        lacking(self.revision, &self.capabilities, ask)
     }
 }
 
@@ -208,8 +217,9 @@ impl Connection {
         }
         let mut asks = Vec::with_capacity(requests.len());
         for (key, ask) in requests {
+            let is_optional = ask.is_optional;
             match self.prepare_ask(now, &call, ask) {
-                Ok((method, id, frame)) => asks.push((OpenAsk { id, key, method }, frame)),
+                Ok((method, id, frame)) => asks.push((OpenAsk { id, key, method, is_optional }, frame)),
                 Err(outcome) => return self.finish(&call, outcome),
             }
         }
@@ -290,10 +300,19 @@ impl Connection {
         let revision = call.revision();
         let Stage::Asking { open, .. } = &mut call.stage else { return };
         let Some(index) = open.iter().position(|ask| ask.id == *id) else { return };
-        let OpenAsk { key, method, .. } = open.remove(index);
+        let OpenAsk { key, method, is_optional, .. } = open.remove(index);
         let done = open.is_empty();
         self.inflight.close_ask(id);
-        match self.gate.admit_answer(revision, method, response) {
+        let refusal = |error: &Value| {
+            let message = error.get("message").and_then(Value::as_str).unwrap_or_default();
+            let message: String = message.chars().take(CLIENT_MESSAGE_CHARS_MAX).collect();
+            format!("the client answered {} with an error: {message}", method.as_str())
+        };
+        let admitted = match self.gate.admit_answer(revision, method, response) {
+            Ok(Err(error)) if is_optional => Ok(Ok(Value::String(refusal(&error)))),
+            admitted => admitted,
+        };
+        match admitted {
             Ok(Ok(result)) => {
                 let Some(call) = self.inflight.get_mut(name) else { return };
                 if let Stage::Asking { responses, .. } = &mut call.stage {
@@ -307,12 +326,7 @@ impl Connection {
                 }
             }
             Ok(Err(error)) => {
-                let message = error.get("message").and_then(Value::as_str).unwrap_or_default();
-                let message: String = message.chars().take(CLIENT_MESSAGE_CHARS_MAX).collect();
-                self.fail_asker(
-                    name,
-                    &format!("the client answered {} with an error: {message}", method.as_str()),
-                );
+                self.fail_asker(name, &refusal(&error));
             }
             Err(violation) => {
                 self.warn(
@@ -388,7 +402,7 @@ mod tests {
     #[test]
     fn each_ask_needs_its_capability() {
         let object = |value: Value| value.as_object().unwrap().clone();
-        let ask = |method, params: Value| Ask { method, params: object(params) };
+        let ask = |method, params: Value| Ask { method, params: object(params), is_optional: false };
         let roots = || ask(Method::RootsList, json!({}));
         let sampling = || ask(Method::SamplingCreateMessage, json!({}));
         let tools = || ask(Method::SamplingCreateMessage, json!({"tools": []}));

@@ -78,8 +78,9 @@ pub struct Client {
 /// What the client answered to an earlier [`Reply::InputRequired`] of the same call.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answers {
-    /// Per key of the earlier requests the client's result object, validated. Keys never asked for are gone;
-    /// keys not answered are absent: ask again.
+    /// Per key of the earlier requests the client's result object, validated; of an optional one that a legacy client
+    /// answered with an error, what that says, as a text. Keys never asked for are gone; keys not answered are absent: ask
+    /// again.
     pub responses: Map<String, Value>,
     /// The state given with the earlier reply, verified.
     pub state: Option<Value>,
@@ -142,6 +143,8 @@ pub struct Ask {
     pub method: Method,
     /// Its params in the newest shape (for `roots/list` empty).
     pub params: Map<String, Value>,
+    /// A legacy client's error is an answer too: a text in [`Answers::responses`]. Else it ends the call.
+    pub is_optional: bool,
 }
 
 /// How a call ended, in the newest vocabulary. The core adds the envelope (`resultType`, cache hints, `serverInfo`),

@@ -143,7 +143,8 @@ fn modern_call(id: &str, more: &str) -> String {
 
 fn form(key: &str) -> (String, Ask) {
     let params = json!({"message": "m", "requestedSchema": {"type": "object", "properties": {"a": {"type": "string"}}}});
-    (key.to_owned(), Ask { method: Method::ElicitationCreate, params: params.as_object().unwrap().clone() })
+    let params = params.as_object().unwrap().clone();
+    (key.to_owned(), Ask { method: Method::ElicitationCreate, params, is_optional: false })
 }
 
 #[test]
@@ -297,7 +298,7 @@ fn a_call_that_outlives_its_deadline_is_stopped_and_answered_once() {
 fn a_legacy_client_is_asked_by_requests_and_the_call_runs_again_with_its_answers() {
     let mut peer = Peer::in_session("2025-11-25", &json!({"elicitation": {}, "roots": {}}));
     peer.say(&call("7", "t"));
-    let roots = ("r".to_owned(), Ask { method: Method::RootsList, params: Map::new() });
+    let roots = ("r".to_owned(), Ask { method: Method::RootsList, params: Map::new(), is_optional: false });
     let requests = vec![form("f"), roots];
     peer.reply(peer.last_call(), Reply::InputRequired { requests, state: Some(json!(5)) });
     let asks = peer.take();
@@ -416,7 +417,8 @@ fn a_modern_client_comes_back_with_answers_and_an_untouched_state() {
 fn only_what_a_modern_client_declared_is_asked_of_it() {
     let mut peer = Peer::new();
     peer.say(&modern_call("1", ""));
-    let roots = || ("r".to_owned(), Ask { method: Method::RootsList, params: Map::new() });
+    let roots =
+        || ("r".to_owned(), Ask { method: Method::RootsList, params: Map::new(), is_optional: false });
     peer.reply(peer.last_call(), Reply::InputRequired { requests: vec![form("f"), roots()], state: None });
     let asked = peer.take_one();
     let keys: Vec<&String> = asked["result"]["inputRequests"].as_object().unwrap().keys().collect();

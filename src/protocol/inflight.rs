@@ -30,6 +30,8 @@ pub(super) struct OpenAsk {
     pub(super) id: RequestId,
     pub(super) key: String,
     pub(super) method: Method,
+    /// Whether an error is an answer.
+    pub(super) is_optional: bool,
 }
 
 /// What a call waits for.

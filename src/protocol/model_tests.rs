@@ -285,7 +285,9 @@ const REPLIES: usize = 8;
 
 fn reply(kind: usize) -> Reply {
     let object = |value: Value| value.as_object().unwrap().clone();
-    let roots = |key: &str| (key.to_owned(), Ask { method: Method::RootsList, params: Map::new() });
+    let roots = |key: &str| {
+        (key.to_owned(), Ask { method: Method::RootsList, params: Map::new(), is_optional: false })
+    };
     match kind {
         0 => Reply::Result(object(json!({"content": [], "messages": []}))),
         1 => Reply::InputRequired { requests: vec![roots("a"), roots("b")], state: None },

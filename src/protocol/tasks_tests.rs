@@ -387,6 +387,7 @@ fn a_modern_task_holds_what_its_status_calls_for() {
             .as_object()
             .unwrap()
             .clone(),
+        is_optional: false,
     };
     let asks = TaskState::InputRequired(vec![form("f"), ("u".to_owned(), url)]);
     peer.ask(3, "tasks/get", r#""taskId":"t""#);

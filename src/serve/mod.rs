@@ -5,10 +5,7 @@ mod shared;
 mod signals;
 mod stdio;
 
-use std::{
-    io,
-    time::{Duration, Instant, UNIX_EPOCH},
-};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::protocol::Now;
 
@@ -25,10 +22,4 @@ fn now() -> Now {
     let unix_ms =
         std::time::SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     Now { monotonic: Instant::now(), unix_ms }
-}
-
-fn random_key() -> io::Result<[u8; 32]> {
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(io::Error::other)?;
-    Ok(key)
 }

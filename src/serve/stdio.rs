@@ -21,6 +21,7 @@ use super::{BLOCKING_KEEP_ALIVE, BLOCKING_THREADS_MAX};
 use crate::{
     compose::{LOCAL_PRINCIPAL, Local},
     config::Config,
+    engine::Outside,
     exit::Exit,
     limits::ShutdownLimits,
     protocol::{BatchAnswers, Connection, Signer},
@@ -74,11 +75,12 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
     let signals = watch_signals(&runtime, &mailbox)?;
 
     let local = Local::new(config);
+    let outside = Arc::clone(local.engine.outside());
     let tmws = local.service();
     let tasks = Arc::clone(tmws.tasks());
     let service: Arc<dyn Service> = tmws;
     forward_events(&runtime, &*service, &mailbox);
-    let key = config.state_key.as_ref().map_or_else(super::random_key, |key| Ok(*key.expose()))?;
+    let key = config.state_key.as_ref().map_or_else(crate::random::key, |key| Ok(*key.expose()))?;
     let connection = Connection::new(
         service.profile(),
         Arc::new(Gate::new()),
@@ -110,7 +112,7 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
         limits: &config.connection,
         shutdown: &ShutdownLimits {
             drain: config.shutdown.drain,
-            exit: config.shutdown.exit.saturating_sub(RUNTIME_END * 2 + TASKS_END),
+            exit: config.shutdown.exit.saturating_sub(RUNTIME_END * 2 + TASKS_END + Outside::CLOSE_MAX),
         },
     };
     let stop = || match signals.load(Ordering::Acquire) {
@@ -122,6 +124,7 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
     drop(driver);
     drop(entered);
     runtime.block_on(tasks.close(TASKS_END));
+    runtime.block_on(outside.close());
     runtime.shutdown_timeout(RUNTIME_END);
     ended
 }

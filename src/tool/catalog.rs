@@ -139,20 +139,24 @@ pub fn list(rights: Rights, offers_tasks: bool) -> Arc<[Value]> {
 }
 
 /// The versioned schemas of arguments and answers, for `tmws schema` and tests: tool, version, direction, text.
-pub const SCHEMAS: [(&str, &str, &str, &str); 8] = {
+pub const SCHEMAS: [(&str, &str, &str, &str); 9] = {
     macro_rules! schema {
         ($tool:literal $direction:literal) => {
+            schema!($tool "v1" $direction)
+        };
+        ($tool:literal $version:literal $direction:literal) => {
             (
                 $tool,
-                "v1",
+                $version,
                 $direction,
-                include_str!(concat!("../../schemas/tool/", $tool, "/v1.", $direction, ".json")),
+                include_str!(concat!("../../schemas/tool/", $tool, "/", $version, ".", $direction, ".json")),
             )
         };
     }
     [
         schema!("execute_pattern" "input"),
         schema!("execute_pattern" "output"),
+        schema!("execute_pattern" "v2" "output"),
         schema!("find_patterns" "input"),
         schema!("find_patterns" "output"),
         schema!("get_result" "input"),

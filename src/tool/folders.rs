@@ -9,14 +9,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Loaded, PatternSource};
+use super::{Loaded, PatternSource, Promotion};
 use crate::{
     engine::{Patterns, Routed},
     pattern::{
         Mode, Origin, Pattern,
         library::{Library, SourceFile},
         lint::{Unreadable, read_files},
-        router::Route,
+        router::{Explanation, Route},
         trust::Trust,
     },
 };
@@ -37,6 +37,8 @@ pub struct Folders {
     pub root: FindRoot,
     /// What the user trusted, in the user's own folder.
     pub trust: Option<PathBuf>,
+    /// Which patterns are tools of their own.
+    pub promotion: Promotion,
     /// The library as loaded last: a file that does not load any more keeps its last good version.
     pub library: Mutex<Arc<Library>>,
 }
@@ -151,7 +153,17 @@ impl PatternSource for Folders {
             let why = if untrusted.changed { "changed since it was trusted" } else { "not trusted" };
             format!("{}: {why}; look at it and run `tmws pattern trust`", untrusted.file)
         }));
-        Loaded { patterns: Arc::new(Shelved(Arc::clone(&library))), faults: faults.into() }
+        let (promoted, not_promoted) = self.promotion.apply(&library);
+        faults.extend(not_promoted);
+        Loaded {
+            patterns: Arc::new(Shelved(Arc::clone(&library))),
+            promoted: promoted.into(),
+            faults: faults.into(),
+        }
+    }
+
+    fn promotes(&self) -> bool {
+        !self.promotion.names.is_empty()
     }
 
     fn fingerprint(&self) -> u64 {
@@ -163,18 +175,32 @@ impl PatternSource for Folders {
                 .flatten()
                 .flatten()
                 .map(|entry| {
-                    let metadata = entry.metadata().ok();
-                    let changed = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
-                    (entry.path(), changed, metadata.map(|metadata| metadata.len()))
+                    // Of what a link leads to, which may change as well.
+                    let path = entry.path();
+                    let state = fs::metadata(&path).ok().as_ref().map(state);
+                    (path, state)
                 })
                 .collect();
             files.sort();
             files.hash(&mut hasher);
         }
         let trust = self.trust.as_ref().and_then(|path| fs::metadata(path).ok());
-        trust.and_then(|metadata| metadata.modified().ok()).hash(&mut hasher);
+        trust.as_ref().map(state).hash(&mut hasher);
         hasher.finish()
     }
+}
+
+/// What of a file changes when its content does, or when another file takes its place.
+#[cfg(unix)]
+fn state(metadata: &fs::Metadata) -> (u64, u64, [i64; 4], u64) {
+    use std::os::unix::fs::MetadataExt as _;
+    let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+    (metadata.dev(), metadata.ino(), times, metadata.len())
+}
+
+#[cfg(not(unix))]
+fn state(metadata: &fs::Metadata) -> (Option<std::time::SystemTime>, u64) {
+    (metadata.modified().ok(), metadata.len())
 }
 
 /// A library as the engine asks it.
@@ -193,6 +219,10 @@ impl Patterns for Shelved {
         self.0.named(name)
     }
 
+    fn versions(&self, name: &str) -> Vec<Arc<Pattern>> {
+        self.0.versions(name).to_vec()
+    }
+
     fn all(&self) -> Vec<Arc<Pattern>> {
         self.0.all()
     }
@@ -208,6 +238,10 @@ impl Patterns for Shelved {
 
     fn ranked(&self, query: &str) -> Vec<Arc<Pattern>> {
         self.0.ranked(query)
+    }
+
+    fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Option<Explanation> {
+        Some(self.0.explain(query, mode, admits))
     }
 }
 
@@ -233,6 +267,7 @@ mod tests {
             project: Vec::new(),
             root: Box::new(|| None),
             trust: None,
+            promotion: Promotion::default(),
             library: Mutex::default(),
         };
         let origin = |loaded: &Loaded| loaded.patterns.named("session.open").unwrap().origin.clone();

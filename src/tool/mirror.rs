@@ -8,7 +8,7 @@ use super::MirroredArgument;
 pub const MIRROR_KEYWORD: &str = "x-mcp-header";
 
 /// Keywords whose values are data, not schemas: nothing in them is an annotation.
-const DATA: [&str; 4] = ["const", "default", "enum", "examples"];
+pub(super) const DATA: [&str; 4] = ["const", "default", "enum", "examples"];
 
 /// Why a schema's annotations are no good: HTTP clients silently drop a tool with such a schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

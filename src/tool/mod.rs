@@ -1,6 +1,7 @@
 //! Where protocol meets domain: calls in, replies out.
 
 pub mod arguments;
+mod asking;
 pub mod catalog;
 mod completions;
 mod execute_pattern;
@@ -9,6 +10,7 @@ mod folders;
 mod get_result;
 mod mirror;
 mod profile;
+mod promoted;
 mod prompts;
 mod remember;
 mod reply;
@@ -22,6 +24,7 @@ pub use catalog::{SCHEMAS, ToolName};
 pub use folders::{Files, FindRoot, Folders, Shelved};
 pub use mirror::{MIRROR_KEYWORD, MirrorFault, mirrored_arguments};
 pub use profile::{INSTRUCTIONS, profile};
+pub use promoted::{Promoted, Promotion};
 pub use reply::{Payload, receipt_meta};
 pub use service::{Parts, TmwsService};
 pub use shelf::{Loaded, PatternSource, Shelf};

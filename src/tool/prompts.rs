@@ -4,7 +4,7 @@
 use rmcp::model::{GetPromptResult, Prompt, PromptArgument, PromptMessage, Role};
 use serde_json::{Map, Value};
 
-use super::{Context, TmwsService, reply, resources};
+use super::{Context, TmwsService, reply, resources, service::Stopped};
 use crate::{
     engine::{Caller, EngineError, ErrorKind, ExecuteRequest, Target},
     nearest,
@@ -31,14 +31,14 @@ fn describe(pattern: &Pattern, spec: &PromptSpec) -> Prompt {
             None => argument,
         }
     });
-    Prompt::new(pattern.name.as_str(), Some(pattern.description.as_str()), Some(arguments.collect()))
+    Prompt::new(pattern.name.as_str(), Some(&*pattern.told()), Some(arguments.collect()))
         .with_title(spec.title.as_str())
 }
 
 /// Runs the prompt's pattern.
 pub(super) async fn get(service: &TmwsService, call: &Call, context: &Context) -> Reply {
     match message(service, call, context).await {
-        Ok(reply) => reply,
+        Ok(reply) | Err(Refused::Asking(reply)) => reply,
         Err(Refused::Caller(message)) => Reply::Error(CallError::InvalidParams(message)),
         Err(Refused::Engine(error)) => match error.kind {
             ErrorKind::Internal | ErrorKind::PatternFault | ErrorKind::StoreUnavailable => {
@@ -134,6 +134,17 @@ enum Refused {
     Caller(String),
     /// The run failed.
     Engine(EngineError),
+    /// The client is to be asked first.
+    Asking(Reply),
+}
+
+impl From<Stopped> for Refused {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Failed(error) => Self::Engine(error),
+            Stopped::Asking(reply) => Self::Asking(reply),
+        }
+    }
 }
 
 impl From<EngineError> for Refused {

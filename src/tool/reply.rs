@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::InvalidArgument;
 use crate::{
-    engine::{EngineError, ErrorKind, Receipt},
+    engine::{EngineError, ErrorKind, LlmReceipt, Receipt},
     protocol::{CallError, Reply},
     revision::Revision,
     scope::Scope,
@@ -183,6 +183,9 @@ pub fn receipt_meta(receipt: &Receipt) -> Value {
     if let Some(pattern) = &receipt.pattern {
         put("pattern", pattern.as_str().into());
     }
+    if let Some(note) = &receipt.deprecated {
+        put("deprecated", note.as_str().into());
+    }
     if let Some(kind) = receipt.kind {
         put("type", kind.into());
     }
@@ -201,10 +204,35 @@ pub fn receipt_meta(receipt: &Receipt) -> Value {
         .steps
         .iter()
         .map(|step| {
-            json!({"id": step.id, "outcome": step.outcome, "ms": fraction_millis(step.elapsed), "bytes": step.bytes})
+            let mut told = json!({
+                "id": step.id, "outcome": step.outcome, "ms": fraction_millis(step.elapsed), "bytes": step.bytes,
+            });
+            if step.n != 1 {
+                told["n"] = json!(step.n);
+            }
+            told
         })
         .collect();
     put("steps", steps.into());
+    if !receipt.llm.is_empty() {
+        let llm: Vec<Value> = receipt.llm.iter().map(llm_meta).collect();
+        put("llm", llm.into());
+    }
+    Value::Object(map)
+}
+
+fn llm_meta(receipt: &LlmReceipt) -> Value {
+    let mut map = Map::new();
+    if let Some(model) = &receipt.model {
+        map.insert("model".to_owned(), model.as_str().into());
+    }
+    for (name, tokens) in [("tokens_in", receipt.tokens_in), ("tokens_out", receipt.tokens_out)] {
+        if let Some(tokens) = tokens {
+            map.insert(name.to_owned(), tokens.into());
+        }
+    }
+    map.insert("ms".to_owned(), fraction_millis(receipt.elapsed).into());
+    map.insert("outcome".to_owned(), receipt.outcome.as_str().into());
     Value::Object(map)
 }
 

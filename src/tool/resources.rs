@@ -99,7 +99,7 @@ async fn contents(
 fn resource(pattern: &Pattern) -> Resource {
     debug_assert_eq!(pattern.effect, Effect::ReadOnly, "never list what the caller may not run");
     Resource::new(format!("{PATTERN}{}", pattern.name), pattern.name.as_str())
-        .with_description(pattern.description.as_str())
+        .with_description(&*pattern.told())
         .with_mime_type("application/yaml")
         .with_size(pattern.source.len() as u64)
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{ToolName, reply, resources};
+use super::{Promoted, ToolName, reply, resources};
 use crate::{
     engine::lacking,
     protocol::{Call, CallError, Reply},
@@ -27,11 +27,19 @@ impl ToolName {
     }
 }
 
-/// What a request needs.
-pub(super) fn needs(method: Method, params: &Map<String, Value>) -> Rights {
+/// What a request needs; `promoted` are the tools that patterns are.
+pub(super) fn needs(method: Method, params: &Map<String, Value>, promoted: &[Promoted]) -> Rights {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
     match method {
-        Method::ToolsCall => ToolName::parse(&text(params.get("name"))).map_or(Rights::NONE, ToolName::needs),
+        Method::ToolsCall => {
+            let name = text(params.get("name"));
+            match ToolName::parse(&name) {
+                Some(tool) => tool.needs(),
+                None => {
+                    promoted.iter().find(|tool| tool.tool() == name).map_or(Rights::NONE, Promoted::needs)
+                }
+            }
+        }
         Method::PromptsGet
         | Method::TasksGet
         | Method::TasksResult
@@ -53,15 +61,16 @@ fn of_uri(uri: &str) -> Rights {
 }
 
 /// The answer to a call whose scope lacks what it needs. WebSocket and event streams have no status to say it with.
-pub(super) fn refusal(call: &Call, scope: &Scope) -> Option<Reply> {
-    let missing = needs(call.method(), call.params()).without(scope.rights());
+pub(super) fn refusal(call: &Call, scope: &Scope, promoted: &[Promoted]) -> Option<Reply> {
+    let missing = needs(call.method(), call.params(), promoted).without(scope.rights());
     if missing == Rights::NONE {
         return None;
     }
     let what = match call.method() {
         Method::ToolsCall => {
-            ToolName::parse(call.params().get("name").and_then(Value::as_str).unwrap_or_default())
-                .map_or("this tool", ToolName::as_str)
+            let name = call.params().get("name").and_then(Value::as_str).unwrap_or_default();
+            let pattern = || promoted.iter().find(|tool| tool.tool() == name).map(Promoted::tool);
+            ToolName::parse(name).map(ToolName::as_str).or_else(pattern).unwrap_or("this tool")
         }
         method => method.as_str(),
     };
@@ -111,7 +120,7 @@ mod tests {
         ];
         for (method, params, needed) in rows {
             let Value::Object(members) = &params else { unreachable!("params are an object") };
-            assert_eq!(needs(method, members), needed, "{} {params}", method.as_str());
+            assert_eq!(needs(method, members, &[]), needed, "{} {params}", method.as_str());
         }
     }
 }

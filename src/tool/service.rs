@@ -6,8 +6,9 @@ use serde_json::{Map, Value};
 use tokio::{sync::broadcast, time::timeout_at};
 
 use super::{
-    Audience, Change, Context, Payload, ReplyFuture, Service, Shelf, ToolName,
+    Audience, Change, Context, Payload, Promoted, ReplyFuture, Service, Shelf, ToolName,
     arguments::InvalidArgument,
+    asking::ClientAsker,
     catalog, completions, execute_pattern, find_patterns, get_result,
     profile::profile,
     prompts, remember, reply, resources, rights,
@@ -15,8 +16,8 @@ use super::{
 };
 use crate::{
     engine::{
-        Caller, Clock, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, MemoryListener,
-        MemoryTouched, Observer, Surroundings, found_text,
+        Asker, Caller, Clock, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, MemoryListener,
+        MemoryTouched, Observer, Outcome, Surroundings, found_text,
     },
     limits::TaskLimits,
     nearest,
@@ -80,10 +81,11 @@ impl TmwsService {
     }
 
     async fn serve(self: Arc<Self>, call: Call, context: Context) -> Reply {
-        if let Some(refusal) = rights::refusal(&call, &context.scope) {
+        if let Some(refusal) = rights::refusal(&call, &context.scope, &self.shelf.promoted()) {
             return refusal;
         }
         match call.method() {
+            Method::ToolsList => self.list_tools(&context.scope).await,
             Method::ToolsCall if call.task.is_some() => self.begin(&call, &context).await,
             Method::ToolsCall => self.call_tool(&call, &context).await,
             Method::PromptsList => prompts::list(&self, &context).await,
@@ -107,14 +109,18 @@ impl TmwsService {
     async fn begin(self: Arc<Self>, call: &Call, context: &Context) -> Reply {
         let params = call.params();
         let name = params.get("name").and_then(Value::as_str).unwrap_or_default();
-        match (ToolName::parse(name), call.task) {
-            (Some(ToolName::ExecutePattern), Some(offer)) => {
-                let request = match execute_pattern::parse(params) {
-                    Ok(request) => request,
-                    Err(error) => {
-                        return reply::invalid_arguments(call.client.revision, &error, &context.scope);
-                    }
-                };
+        let own = ToolName::parse(name);
+        let request = match (own, self.promoted(name).await) {
+            (Some(ToolName::ExecutePattern), _) => Some(execute_pattern::parse(params)),
+            (None, Ok(Some(promoted))) => Some(promoted_request(&promoted, params)),
+            (_, Err(error)) => return reply::failed(&error, &context.scope),
+            _ => None,
+        };
+        match (own, request, call.task) {
+            (_, Some(Err(error)), _) => {
+                reply::invalid_arguments(call.client.revision, &error, &context.scope)
+            }
+            (_, Some(Ok(request)), Some(offer)) => {
                 let tasks = Arc::clone(&self.tasks);
                 let run = Run {
                     service: self,
@@ -125,12 +131,17 @@ impl TmwsService {
                     wants_progress: call.wants_progress,
                 };
                 let options = TaskOptions { on_request: true, ..TaskOptions::default() };
-                tasks.begin(call, context, &options, |worker| run.with(worker)).await
+                let asker = |worker: &Worker| ClientAsker::new(call, Some(worker.clone()));
+                tasks
+                    .begin(call, context, &options, |worker| {
+                        let asker = asker(&worker);
+                        run.with(worker, asker)
+                    })
+                    .await
             }
-            (Some(tool), Some(TaskOffer::Wanted { .. })) => Reply::Error(CallError::TaskSupport(format!(
-                "`{}` never runs as a task: leave `task` out",
-                tool.as_str()
-            ))),
+            (Some(tool), None, Some(TaskOffer::Wanted { .. })) => Reply::Error(CallError::TaskSupport(
+                format!("`{}` never runs as a task: leave `task` out", tool.as_str()),
+            )),
             _ => self.call_tool(call, context).await,
         }
     }
@@ -138,18 +149,67 @@ impl TmwsService {
     async fn call_tool(&self, call: &Call, context: &Context) -> Reply {
         let params = call.params();
         let name = params.get("name").and_then(Value::as_str).unwrap_or_default();
-        let Some(tool) = ToolName::parse(name) else {
-            let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
-            let hint = nearest::hint(name, ToolName::ALL.map(ToolName::as_str));
-            return Reply::Error(CallError::InvalidParams(format!("unknown tool `{shown}`{hint}")));
+        let ran = match (ToolName::parse(name), self.promoted(name).await) {
+            (Some(tool), _) => self.run_tool(tool, call, context).await,
+            (None, Ok(Some(promoted))) => self.run_promoted(&promoted, call, context).await,
+            (None, Err(error)) => Err(error.into()),
+            (None, Ok(None)) => return self.unknown_tool(name, &context.scope),
         };
-        match self.run_tool(tool, call, context).await {
-            Ok(reply) => reply,
+        match ran {
+            Ok(reply) | Err(Refused::Asking(reply)) => reply,
             Err(Refused::Arguments(error)) => {
                 reply::invalid_arguments(call.client.revision, &error, &context.scope)
             }
             Err(Refused::Engine(error)) => reply::failed(&error, &context.scope),
         }
+    }
+
+    /// The tools that `scope` may call: ours, then the patterns that are tools, in the order configured.
+    async fn list_tools(&self, scope: &Scope) -> Reply {
+        let offers_tasks = self.profile.capabilities.tasks;
+        let own = catalog::list(scope.rights(), offers_tasks);
+        if let Err(error) = self.shelf.ready().await {
+            return resources::internal(&error);
+        }
+        let promoted = self.shelf.promoted();
+        if promoted.is_empty() {
+            return Reply::List(own);
+        }
+        let allowed = self.engine.allowed(scope, Caller::Promoted);
+        let admitted = promoted.iter().filter(|tool| allowed.admits(tool.pattern()));
+        Reply::List(own.iter().cloned().chain(admitted.map(|tool| tool.listed(offers_tasks))).collect())
+    }
+
+    /// The pattern that is the tool `name`.
+    async fn promoted(&self, name: &str) -> Result<Option<Promoted>, EngineError> {
+        if !self.shelf.promotes() || ToolName::parse(name).is_some() {
+            return Ok(None);
+        }
+        self.shelf.ready().await?;
+        Ok(self.shelf.promoted().iter().find(|promoted| promoted.tool() == name).cloned())
+    }
+
+    async fn run_promoted(
+        &self,
+        promoted: &Promoted,
+        call: &Call,
+        context: &Context,
+    ) -> Result<Reply, Refused> {
+        let request = promoted_request(promoted, call.params())?;
+        let execution = self.execute(request, call, context).await?;
+        Ok(self.executed(call.client.revision, execution, context))
+    }
+
+    fn unknown_tool(&self, name: &str, scope: &Scope) -> Reply {
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+        let promoted = self.shelf.promoted();
+        let allowed = (!promoted.is_empty()).then(|| self.engine.allowed(scope, Caller::Promoted));
+        let admitted = promoted
+            .iter()
+            .filter(|tool| allowed.as_ref().is_some_and(|allowed| allowed.admits(tool.pattern())))
+            .map(Promoted::tool);
+        let hint = nearest::hint(name, ToolName::ALL.map(ToolName::as_str).into_iter().chain(admitted));
+        Reply::Error(CallError::InvalidParams(format!("unknown tool `{shown}`{hint}")))
     }
 
     async fn run_tool(&self, tool: ToolName, call: &Call, context: &Context) -> Result<Reply, Refused> {
@@ -164,11 +224,10 @@ impl TmwsService {
                 let wanted = find_patterns::parse(params)?;
                 self.shelf.ready().await?;
                 let query = (!wanted.query.is_empty()).then_some(wanted.query.as_str());
-                let (found, total) = self.engine.find(
-                    query,
-                    &self.engine.allowed(&context.scope, Caller::Model),
-                    wanted.limit,
-                );
+                let (found, total) = self
+                    .engine
+                    .find(query, &self.engine.allowed(&context.scope, Caller::Model), wanted.limit)
+                    .await;
                 let text = found_text(&found, total);
                 Ok(self.complete(call.client.revision, text, Map::new()))
             }
@@ -199,16 +258,18 @@ impl TmwsService {
         request: ExecuteRequest,
         call: &Call,
         context: &Context,
-    ) -> Result<Execution, EngineError> {
-        self.shelf.ready().await?;
+    ) -> Result<Execution, Stopped> {
+        self.shelf.ready().await.map_err(Stopped::Failed)?;
+        let asker = Arc::new(ClientAsker::new(call, None));
         let observer = Progress { context, is_wanted: call.wants_progress, worker: None };
         let around = Surroundings {
             observer: &observer,
+            asker: Arc::clone(&asker) as Arc<dyn Asker>,
             cancel: context.cancel.clone(),
             deadline: context.deadline,
             task_deadline: None,
         };
-        self.engine.execute(&context.scope, request, around).await
+        ended(&asker, self.engine.execute(&context.scope, request, around).await)
     }
 
     fn executed(&self, revision: Revision, execution: Execution, context: &Context) -> Reply {
@@ -244,10 +305,10 @@ impl Service for TmwsService {
 
     fn call(self: Arc<Self>, call: Call, context: Context) -> ReplyFuture {
         match call.method() {
-            Method::ToolsList => Box::pin(std::future::ready(Reply::List(catalog::list(
-                context.scope.rights(),
-                self.profile.capabilities.tasks,
-            )))),
+            // Where no pattern is a tool, the list needs no pattern: it is ready at once.
+            Method::ToolsList if !self.shelf.promotes() => Box::pin(std::future::ready(Reply::List(
+                catalog::list(context.scope.rights(), self.profile.capabilities.tasks),
+            ))),
             Method::ResourcesTemplatesList => {
                 Box::pin(std::future::ready(Reply::List(resources::templates())))
             }
@@ -256,7 +317,7 @@ impl Service for TmwsService {
     }
 
     fn needs(&self, method: Method, params: &Map<String, Value>) -> Rights {
-        rights::needs(method, params)
+        rights::needs(method, params, &self.shelf.promoted())
     }
 
     fn events(&self) -> broadcast::Receiver<Change> {
@@ -290,10 +351,52 @@ fn audience(scope: &Scope, memory: &MemoryTouched) -> Audience {
     }
 }
 
+/// The run that a call of a pattern's tool stands for.
+fn promoted_request(
+    promoted: &Promoted,
+    params: &Map<String, Value>,
+) -> Result<ExecuteRequest, InvalidArgument> {
+    match params.get("arguments") {
+        None => Ok(promoted.request(Map::new())),
+        Some(Value::Object(arguments)) => Ok(promoted.request(arguments.clone())),
+        Some(_) => Err(InvalidArgument::new("arguments", "`arguments` must be an object")),
+    }
+}
+
 /// Why a tool did not run to its end.
 enum Refused {
     Arguments(InvalidArgument),
     Engine(EngineError),
+    Asking(Reply),
+}
+
+/// Why a run has no output.
+pub(super) enum Stopped {
+    Failed(EngineError),
+    /// The client is to be asked first, or cannot be: this is the reply.
+    Asking(Reply),
+}
+
+/// What a run that may have asked through `asker` came to.
+fn ended(asker: &ClientAsker, result: Result<Execution, EngineError>) -> Result<Execution, Stopped> {
+    match result {
+        Ok(Execution { outcome: Outcome::Suspended, .. }) => {
+            Err(asker.reply().map_or_else(Stopped::Failed, Stopped::Asking))
+        }
+        Ok(execution) => Ok(execution),
+        Err(error) => {
+            Err(asker.missing_capability(&error).map_or_else(|| Stopped::Failed(error), Stopped::Asking))
+        }
+    }
+}
+
+impl From<Stopped> for Refused {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Failed(error) => Self::Engine(error),
+            Stopped::Asking(reply) => Self::Asking(reply),
+        }
+    }
 }
 
 impl From<InvalidArgument> for Refused {
@@ -319,7 +422,8 @@ struct Run {
 }
 
 impl Run {
-    async fn with(self, worker: Worker) -> Reply {
+    async fn with(self, worker: Worker, asker: ClientAsker) -> Reply {
+        let asker = Arc::new(asker);
         let Self { service, request, offer, context, revision, wants_progress } = self;
         let observer = Progress { context: &context, is_wanted: wants_progress, worker: Some(&worker) };
         // Where the server decides, only a pattern that declares it outlives its call.
@@ -328,14 +432,21 @@ impl Run {
             TaskOffer::Allowed => (context.deadline, Some(worker.deadline())),
         };
         let cancel = worker.cancel().clone();
-        let around = Surroundings { observer: &observer, cancel, deadline, task_deadline };
+        let around = Surroundings {
+            observer: &observer,
+            asker: Arc::clone(&asker) as Arc<dyn Asker>,
+            cancel,
+            deadline,
+            task_deadline,
+        };
         let executed = async {
             service.shelf.ready().await?;
             service.engine.execute(&context.scope, request, around).await
         };
-        match executed.await {
+        match ended(&asker, executed.await) {
             Ok(execution) => service.executed(revision, execution, &context),
-            Err(error) => reply::failed(&error, &context.scope),
+            Err(Stopped::Failed(error)) => reply::failed(&error, &context.scope),
+            Err(Stopped::Asking(reply)) => reply,
         }
     }
 }

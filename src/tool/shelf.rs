@@ -1,8 +1,16 @@
 //! The patterns of the process: loaded off the connection's thread when they are first needed, loaded again when a
 //! file changed.
+//!
+//! Files are looked at, not watched: a look costs some tens of microseconds and nothing between two looks, works on
+//! every file system, and finds what an editor renamed, a folder that was made again and a link that leads elsewhere
+//! alike. Watching would take a thread and one of the few inotify instances of a user in each process, of which a user of
+//! many agents has many.
 
 use std::{
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -10,9 +18,9 @@ use tokio::sync::{Mutex, broadcast};
 
 use crate::{
     engine::{EngineError, ErrorKind, Patterns, Routed},
-    pattern::{Effect, Mode, Pattern},
+    pattern::{Effect, Mode, Pattern, router::Explanation},
     protocol::ServerEvent,
-    tool::{Audience, Change},
+    tool::{Audience, Change, Promoted},
 };
 
 /// Where patterns come from. Every call may block.
@@ -22,6 +30,11 @@ pub trait PatternSource: Send + Sync + 'static {
 
     /// A number that changes when any file that [`PatternSource::load`] reads changes.
     fn fingerprint(&self) -> u64;
+
+    /// Whether any pattern is to be a tool of its own: the list of tools waits for the patterns then.
+    fn promotes(&self) -> bool {
+        false
+    }
 }
 
 /// What a source gave.
@@ -29,12 +42,21 @@ pub trait PatternSource: Send + Sync + 'static {
 pub struct Loaded {
     /// What may run.
     pub patterns: Arc<dyn Patterns>,
+    /// Those of them that are tools of their own, in the order configured.
+    pub promoted: Arc<[Promoted]>,
     /// What is wrong with the rest: one text each, with file and line, for people.
     pub faults: Arc<[String]>,
 }
 
 /// Files are looked at again for changes when a pattern is needed and the last look is older than this.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Files that change are left alone until they stay the same for so long, so that a storm of changes is one.
+const SETTLE: Duration = Duration::from_millis(50);
+/// After so many looks at files that never stay the same they are read as they are.
+const SETTLE_LOOKS_MAX: usize = 20;
+/// Shortest pause between two looks that nobody asked for.
+const WATCH_PAUSE_MIN: Duration = Duration::from_millis(10);
 
 /// The patterns in use. Nothing is read before [`Shelf::ready`].
 pub struct Shelf {
@@ -44,6 +66,7 @@ pub struct Shelf {
     loading: Mutex<()>,
     events: OnceLock<broadcast::Sender<Change>>,
     look_again: Duration,
+    is_watching: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -69,6 +92,7 @@ impl Shelf {
             stock: RwLock::default(),
             loading: Mutex::default(),
             events: OnceLock::new(),
+            is_watching: AtomicBool::new(false),
         })
     }
 
@@ -86,7 +110,11 @@ impl Shelf {
     pub async fn ready(self: &Arc<Self>) -> Result<(), EngineError> {
         let looked = self.stock().map(|stock| stock.looked);
         match looked {
-            None => self.refresh().await,
+            None => {
+                self.refresh().await?;
+                self.watch();
+                Ok(())
+            }
             Some(looked) => {
                 if looked.elapsed() >= self.look_again {
                     let again = Arc::clone(self);
@@ -95,6 +123,25 @@ impl Shelf {
                 Ok(())
             }
         }
+    }
+
+    /// From now on looks for changes where somebody listens for them, for as long as there is this shelf.
+    fn watch(self: &Arc<Self>) {
+        if self.events.get().is_none() || self.is_watching.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let pause = self.look_again.max(WATCH_PAUSE_MIN);
+        let held: Weak<Self> = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(pause).await;
+                let Some(own) = held.upgrade() else { return };
+                let is_heard = own.events.get().is_some_and(|events| events.receiver_count() > 0);
+                if is_heard && let Err(error) = own.refresh().await {
+                    tracing::warn!(error = error.message, "changes of patterns were not looked for");
+                }
+            }
+        });
     }
 
     /// The patterns that a model may run, by name.
@@ -120,7 +167,10 @@ impl Shelf {
         let source = Arc::clone(&self.source);
         let known = before.as_ref().map(|stock| stock.fingerprint);
         let (fingerprint, loaded) = tokio::task::spawn_blocking(move || {
-            let fingerprint = source.fingerprint();
+            let mut fingerprint = source.fingerprint();
+            if known.is_some_and(|known| known != fingerprint) {
+                fingerprint = settled(&*source, fingerprint);
+            }
             let loaded = (known != Some(fingerprint)).then(|| source.load());
             (fingerprint, loaded)
         })
@@ -151,6 +201,16 @@ impl Shelf {
         Ok(())
     }
 
+    /// Whether any pattern is to be a tool of its own.
+    pub fn promotes(&self) -> bool {
+        self.source.promotes()
+    }
+
+    /// The patterns that are tools of their own, in the order configured, as of the last load.
+    pub fn promoted(&self) -> Arc<[Promoted]> {
+        self.stock().map_or_else(|| Arc::from([]), |stock| stock.loaded.promoted)
+    }
+
     /// What could not be loaded, as of the last load.
     pub fn faults(&self) -> Arc<[String]> {
         self.stock().map_or_else(|| Arc::from([]), |stock| stock.loaded.faults)
@@ -171,6 +231,19 @@ impl Shelf {
     }
 }
 
+/// The fingerprint of `source` once it stays the same. Blocks.
+fn settled(source: &dyn PatternSource, mut fingerprint: u64) -> u64 {
+    for _ in 0..SETTLE_LOOKS_MAX {
+        std::thread::sleep(SETTLE);
+        let now = source.fingerprint();
+        if now == fingerprint {
+            break;
+        }
+        fingerprint = now;
+    }
+    fingerprint
+}
+
 /// What clients can see of the patterns.
 fn seen(patterns: &dyn Patterns) -> Vec<(String, String)> {
     patterns.all().iter().map(|pattern| (pattern.name.clone(), pattern.hash.clone())).collect()
@@ -179,6 +252,10 @@ fn seen(patterns: &dyn Patterns) -> Vec<(String, String)> {
 impl Patterns for Shelf {
     fn named(&self, name: &str) -> Option<Arc<Pattern>> {
         self.stock()?.loaded.patterns.named(name)
+    }
+
+    fn versions(&self, name: &str) -> Vec<Arc<Pattern>> {
+        self.stock().map(|stock| stock.loaded.patterns.versions(name)).unwrap_or_default()
     }
 
     fn all(&self) -> Vec<Arc<Pattern>> {
@@ -194,5 +271,9 @@ impl Patterns for Shelf {
 
     fn ranked(&self, query: &str) -> Vec<Arc<Pattern>> {
         self.stock().map(|stock| stock.loaded.patterns.ranked(query)).unwrap_or_default()
+    }
+
+    fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Option<Explanation> {
+        self.stock()?.loaded.patterns.explain(query, mode, admits)
     }
 }

@@ -317,7 +317,10 @@ fn every_schema_listed_is_shown() {
 fn doctor_tells_each_setting_with_its_origin_and_changes_nothing() {
     let desk = Desk::new();
     fs::create_dir_all(desk.path("home/.config/tmws")).unwrap();
-    fs::write(desk.path("home/.config/tmws/tmws.toml"), "[limits]\npage_items = 7\n").unwrap();
+    let databases = "[sources.app]\nurl = \"postgres://reader:hunter2@127.0.0.1:1/app\"\n\
+                     [sources.notes]\nurl = \"sqlite:/srv/notes.db\"\nprojects = [\"web\"]\n";
+    let file = format!("[limits]\npage_items = 7\n{databases}");
+    fs::write(desk.path("home/.config/tmws/tmws.toml"), file).unwrap();
     let told = told(
         desk.command(&["doctor", "--json", "--no-probe", "--agent", "reviewer"])
             .env("TMWS_LIMITS_CALL_DEADLINE", "10s")
@@ -341,6 +344,11 @@ fn doctor_tells_each_setting_with_its_origin_and_changes_nothing() {
         (found["verdict"].as_str().unwrap().to_owned(), found["detail"].as_str().unwrap().to_owned())
     };
     assert_eq!(check("configuration").0, "warn");
+    assert_eq!(
+        check("databases").1,
+        "app (postgres) for every project here, none of `serve` (`projects` would name some); notes (sqlite) for web"
+    );
+    assert!(!told.stdout.contains("hunter2"), "{}", told.stdout);
     assert!(check("store").1.ends_with("will be made at its first use"), "{}", check("store").1);
     assert!(!desk.path("home/.local").exists(), "doctor made something");
     desk.add("One.");
@@ -453,8 +461,43 @@ fn a_question_runs_what_fits_alone_and_offers_the_rest() {
     let told = desk.run(&["run", "what is remembered about a subject of interest", "--json"]);
     assert_eq!(told.code, 1, "{}", told.stdout);
     assert_eq!(told.json()["outcome"], "candidates");
-    let told = desk.run(&["run", "--query", "zzzz"]);
+    let told = desk.run(&["run", "--query", "?!"]);
     assert_eq!((told.code, told.stdout.as_str()), (1, "no pattern fits this question\n"));
+}
+
+#[test]
+fn a_question_is_explained_to_people_and_machines() {
+    let desk = Desk::new();
+    let runs = desk.run(&["pattern", "explain", "what changed in src since 3d?"]);
+    assert_eq!((runs.code, runs.stderr.as_str()), (0, ""));
+    let asks = desk.run(&["pattern", "explain", "don't tell me what changed in the last week"]);
+    let fast = desk.run(&["pattern", "explain", "--mode", "fast", "what did we decide about ports?"]);
+    let told = desk.run(&["pattern", "explain", "remember that we list todos", "--json"]).json();
+    assert_eq!(told["verdict"]["runs"], Value::Null);
+    assert_eq!(told["verdict"]["why"], "effectful");
+    let names = |of: &str| -> Vec<String> {
+        let each = told[of].as_array().unwrap().iter();
+        each.map(|one| one.get("pattern").or_else(|| one.get("name")).unwrap().as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names("matches"), ["todo.sweep", "todo.sweep", "memory.remember"]);
+    assert_eq!(told["matches"][2]["barred"], "it writes or runs programs");
+    assert_eq!(told["matches"][2]["matched"], "remember that");
+    assert_eq!(names("candidates")[0], "todo.sweep");
+    assert!(!names("candidates").iter().any(|name| name == "memory.remember"), "{told}");
+    assert!(told["candidates"][0]["embedding"].is_number(), "{told}");
+    // Scores move with every pattern that is added; what decides does not.
+    let decided = |told: &Told| -> String {
+        told.stdout
+            .lines()
+            .filter(|line| !line.starts_with("beyond") && !line.starts_with("candidate"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    insta::assert_snapshot!(
+        "explained",
+        format!("{}\n\n{}\n\n{}", decided(&runs), decided(&asks), decided(&fast))
+    );
 }
 
 #[test]
@@ -532,13 +575,29 @@ fn a_pattern_file_is_checked_with_file_line_and_column() {
         listed.stderr
     );
     assert_eq!(desk.run(&["pattern", "lint", "/nowhere.yaml"]).code, 1);
+    fs::write(
+        &file,
+        pattern("test.say", "x").replace("name: it speaks", "name: it speaks, fixture: nowhere"),
+    )
+    .unwrap();
+    let warned = desk.run(&["pattern", "lint"]);
+    assert!(warned.stdout.contains("`nowhere` is not there"), "{}", warned.stdout);
 }
 
 #[test]
 fn a_repositorys_patterns_run_only_as_they_were_trusted() {
     let desk = Desk::new().with_pattern("workspace/.tmws/patterns", "test.team", "world!");
     let run = || desk.run(&["run", "test.team", "--json"]);
-    assert_eq!(run().code, 2, "runs without trust");
+    let refused = run();
+    assert_eq!(refused.code, 2, "runs without trust");
+    for told in [
+        &refused,
+        &desk.run(&["pattern", "show", "test.team@1"]),
+        &desk.run(&["pattern", "test", "test.team"]),
+    ] {
+        assert!(told.stderr.contains("`tmws pattern trust test.team`"), "{}", told.stderr);
+    }
+    assert!(desk.run(&["run", "test.tea"]).stderr.contains("`tmws pattern list` prints all names"));
     let shown = desk.run(&["pattern", "trust"]);
     assert_eq!(shown.stdout, "test.team  not trusted  touches nothing outside the call\n");
     assert_eq!(desk.run(&["pattern", "trust", "test.tea"]).code, 2);
@@ -629,4 +688,58 @@ fn a_folder_that_is_no_workspace_is_told_once_with_what_to_do() {
     let told = desk.run(&["run", "todo.sweep", "--root", "/"]);
     assert_eq!(told.code, 1);
     assert_eq!(told.stderr.matches("set TMWS_ROOT").count(), 1, "{}", told.stderr);
+}
+
+#[test]
+fn a_new_pattern_is_clean_tested_and_never_takes_anothers_place() {
+    let desk = Desk::new();
+    for kind in ["infrastructure", "memory", "hybrid"] {
+        let name = format!("my.{kind}");
+        let told = desk.run(&["pattern", "new", &name, "--type", kind]);
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        let file = desk.path(&format!("home/.config/tmws/patterns/{name}.yaml"));
+        let text = fs::read_to_string(&file).unwrap();
+        let first = text.lines().next().unwrap();
+        let schema = first.strip_prefix("# yaml-language-server: $schema=./").unwrap();
+        assert!(file.with_file_name(schema).is_file(), "{first}");
+        let tested = desk.run(&["pattern", "test", &name]);
+        assert_eq!((tested.code, tested.stdout.ends_with("failures: 0\n")), (0, true), "{}", tested.stdout);
+        let again = desk.run(&["pattern", "new", &name]);
+        assert_eq!(again.code, 1, "{}", again.stderr);
+        assert!(again.stderr.contains("is there already, and nothing is overwritten"), "{}", again.stderr);
+        assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    }
+    let clean = desk.run(&["pattern", "lint"]);
+    assert_eq!((clean.code, clean.stdout.as_str()), (0, "files: 3, errors: 0, warnings: 0\n"));
+    for wrong in ["My.own", "../own", "a b", ""] {
+        assert_eq!(desk.run(&["pattern", "new", wrong]).code, 2, "{wrong}");
+    }
+    let made = desk.run(&["pattern", "new", "team.files", "--project", "--json"]).json();
+    assert_eq!((&made["needs_trust"], &made["shadows_built_in"]), (&json!(true), &json!(false)));
+    assert!(desk.path("workspace/.tmws/patterns/team.files.yaml").is_file());
+    assert_eq!(desk.run(&["pattern", "test", "team.files"]).code, 2, "runs without trust");
+    assert_eq!(desk.run(&["pattern", "trust", "team.files"]).code, 0);
+    assert_eq!(desk.run(&["pattern", "test", "team.files"]).code, 0);
+}
+
+#[test]
+fn doctor_tells_what_promoted_patterns_cost_and_which_are_missing() {
+    let desk = Desk::new().with_user_pattern();
+    let promoted = |names: &str| {
+        let report =
+            desk.run(&["doctor", "--no-probe", "--json", "--setting", &format!("promote={names}")]).json();
+        report["checks"].as_array().unwrap().iter().find(|row| row["subject"] == "promoted").cloned().unwrap()
+    };
+    let good = promoted("test.say,repo.digest");
+    assert_eq!(good["verdict"], "ok", "{good}");
+    let tokens = good["data"]["tokens"].as_u64().unwrap();
+    assert!((50..400).contains(&tokens), "{good}");
+    assert!(good["data"]["tools"]["repo_digest"].as_u64().is_some_and(|tokens| tokens > 20), "{good}");
+    let missing = promoted("test.say,no.such");
+    assert_eq!(missing["verdict"], "warn", "{missing}");
+    let told = desk.run(&["doctor", "--no-probe", "--setting", "promote=no.such"]).stdout;
+    assert!(told.contains("promote: there is no pattern `no.such`"), "{told}");
+    assert!(told.contains("0 of 1 tools, 0 tokens\n"), "{told}");
+    let told = desk.run(&["doctor", "--no-probe", "--setting", "promote=a.b,a-b"]);
+    assert!(told.stdout.contains("would both be the tool `a_b`"), "{}", told.stdout);
 }

@@ -241,6 +241,7 @@ impl Bench {
         };
         let around = Surroundings {
             observer: &Unobserved,
+            asker: std::sync::Arc::new(tmws::engine::NobodyToAsk),
             cancel: CancellationToken::new(),
             deadline: Instant::now() + Duration::from_secs(20),
             task_deadline: None,
@@ -543,17 +544,28 @@ async fn an_explicit_session_overrides_that_of_the_connection_and_without_one_th
 /// The patterns of this bench that each right, and a root, make available.
 fn available(rights: Rights, has_root: bool) -> Vec<&'static str> {
     [
+        ("build.digest", Rights::NONE, true),
         ("code.find", Rights::NONE, true),
+        ("code.outline", Rights::NONE, true),
+        ("db.ask", Rights::NONE, false),
+        ("db.describe", Rights::NONE, false),
+        ("diff.review", Rights::MEMORY_READ, true),
+        ("log.digest", Rights::NONE, true),
+        ("mcp.fanout", Rights::NONE, false),
+        ("memory.by-tag", Rights::MEMORY_READ, false),
         ("memory.lookup", Rights::MEMORY_READ, false),
         ("memory.recall", Rights::MEMORY_READ, false),
         ("memory.timeline", Rights::MEMORY_READ, false),
+        ("project.health", Rights::MEMORY_READ, true),
         ("repo.digest", Rights::MEMORY_READ, true),
         ("session.close", Rights::NONE, false),
         ("session.open", Rights::NONE, false),
         ("session.primer", Rights::MEMORY_READ, true),
+        ("test.digest", Rights::NONE, true),
         ("test.file", Rights::NONE, true),
         ("test.get", Rights::MEMORY_READ, false),
         ("test.plain", Rights::NONE, false),
+        ("tmws.stats", Rights::NONE, false),
         ("todo.sweep", Rights::NONE, true),
     ]
     .into_iter()
@@ -823,4 +835,27 @@ async fn equal_outputs_have_equal_etags_but_an_etag_tells_nothing_of_others() {
     let arguments = json!({"pattern": "test.file", "unless": alpha});
     let answer = bench.tool(&beta, "execute_pattern", arguments).await;
     assert!(answer["text"].as_str().unwrap().contains("marker of beta"), "{answer}");
+}
+
+#[tokio::test]
+async fn figures_are_of_one_s_own_calls_in_the_project_alone() {
+    let bench = Bench::new();
+    let ada = ADA.scope(Era::Legacy);
+    let own = |scope: &Scope| {
+        let (bench, scope) = (&bench, scope.clone());
+        async move { bench.run(&scope, "tmws.stats", json!({})).await }
+    };
+    bench.run(&ada, "test.plain", json!({})).await;
+    bench.run(&ada, "test.get", json!({"id": "m_none"})).await;
+    let told = own(&ada).await;
+    assert_eq!((&told["calls"], &told["failed"]["not_found"]), (&json!(2), &json!(1)), "{told}");
+    assert!(told["ms"]["p99"].as_f64().unwrap() > 0.0, "{told}");
+    for other in [OTHERS[0], OTHERS[1], OTHERS[4], OTHERS[5]] {
+        let told = own(&other.scope(Era::Legacy)).await;
+        assert_eq!(told["calls"], 0, "{other:?}: {told}");
+        assert!(told.get("patterns").is_none() && told.get("since").is_none(), "{told}");
+    }
+    // The same principal's other agents and sessions count with it, and so does having asked.
+    let told = own(&OTHERS[2].scope(Era::Legacy)).await;
+    assert_eq!(told["calls"], 3, "{told}");
 }

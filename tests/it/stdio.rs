@@ -512,3 +512,27 @@ fn the_first_answer_comes_without_a_store_that_could_be_opened() {
     assert_eq!(digest.get("isError"), None);
     host.end();
 }
+
+#[test]
+fn an_idle_client_is_told_that_patterns_changed() {
+    let place = Place::new();
+    let mut host = Host::open(&place);
+    host.call(1, "find_patterns", &json!({}));
+    let folder = place.path("config/tmws/patterns");
+    fs::create_dir_all(&folder).unwrap();
+    let late = "apiVersion: tmws/v1\nkind: Pattern\nname: test.late\nversion: 1.0.0\ntype: infrastructure\n\
+        description: Comes while a client is connected.\nsteps: [{id: a, uses: data.merge, with: {items: []}}]\n\
+        output: {value: '${ .steps.a }'}\n";
+    fs::write(folder.join("late.yaml"), late).unwrap();
+    // Nothing is asked: the client hears of it by itself.
+    let mut told: Vec<String> =
+        (0..3).map(|_| host.receive()["method"].as_str().unwrap_or_default().to_owned()).collect();
+    told.sort();
+    assert_eq!(
+        told,
+        ["prompts", "resources", "tools"].map(|list| format!("notifications/{list}/list_changed"))
+    );
+    let found = text(&host.call(2, "execute_pattern", &json!({"pattern": "test.late"})));
+    assert!(found.get("error").is_none(), "{found}");
+    host.end();
+}

@@ -54,6 +54,32 @@ async fn binary_lossy_and_long_files_say_what_they_are() {
 }
 
 #[tokio::test]
+async fn an_outline_names_every_file_even_where_its_symbols_no_longer_fit() {
+    let folder = Folder::new();
+    folder.write("a.py", "class A:\n    def one(self):\n        pass\n\ndef two():\n    pass\n");
+    folder.write("b.py", "def three():\n    pass\n");
+    let names = |outline: &Value| -> Vec<(String, Vec<String>)> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let symbols =
+            |file: &Value| file["symbols"].as_array().unwrap().iter().map(|one| text(&one["name"])).collect();
+        outline["files"].as_array().unwrap().iter().map(|file| (text(&file["path"]), symbols(file))).collect()
+    };
+    let expected = |a: &[&str], b: &[&str]| {
+        [("a.py", a), ("b.py", b)]
+            .map(|(path, names)| {
+                (path.to_owned(), names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
+            })
+            .to_vec()
+    };
+    let outline = folder.fs("fs.outline", json!({"depth": 0})).await.unwrap();
+    assert_eq!(names(&outline), expected(&["A", "two"], &["three"]));
+    assert_eq!((&outline["n"], &outline["truncated"]), (&json!(4), &json!(false)));
+    let outline = folder.fs("fs.outline", json!({"limit": 1})).await.unwrap();
+    assert_eq!(names(&outline), expected(&["A"], &[]));
+    assert_eq!((&outline["files_n"], &outline["truncated"]), (&json!(2), &json!(true)));
+}
+
+#[tokio::test]
 async fn a_root_that_was_not_granted_is_denied() {
     let folder = Folder::new();
     for root in ["/", "/etc", "", "other", ".."] {
@@ -287,6 +313,37 @@ async fn grep_is_by_line_and_bounded() {
     for pattern in ["(?=x)", r"(a)\1", "(", "a{1000}{1000}", "", &"x".repeat(2000)] {
         let error = grep(json!({"pattern": pattern})).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::InvalidInput, "{pattern}");
+    }
+}
+
+/// Many files are read by several threads, one by one only where there are few.
+#[tokio::test]
+async fn grep_of_many_files_gives_the_first_hits_in_order_however_they_were_read() {
+    let folder = Folder::new();
+    for file in 0..400 {
+        folder.write(&format!("d{}/f{:03}.txt", file / 100, file), "hit\nmiss\n".repeat(file % 4));
+    }
+    let all: usize = (0..400).map(|file| file % 4).sum();
+    for limit in [1, 7, 90, 2_000] {
+        let first = folder.fs("fs.grep", json!({"pattern": "^hit$", "limit": limit})).await.unwrap();
+        assert_eq!(
+            (&first["n"], &first["files_n"], &first["searched"]),
+            (&json!(all), &json!(300), &json!(400))
+        );
+        assert_eq!(first["truncated"], limit < all);
+        let files = first["files"].as_array().unwrap();
+        let hits: usize = files.iter().map(|file| file["hits"].as_array().unwrap().len()).sum();
+        assert_eq!(hits, limit.min(all));
+        let paths: Vec<&str> = files.iter().map(|file| file["path"].as_str().unwrap()).collect();
+        let expected: Vec<String> = (0..400)
+            .filter(|file| file % 4 > 0)
+            .map(|file| format!("d{}/f{file:03}.txt", file / 100))
+            .collect();
+        assert_eq!(paths, expected[..paths.len()]);
+        for _ in 0..5 {
+            let again = folder.fs("fs.grep", json!({"pattern": "^hit$", "limit": limit})).await.unwrap();
+            assert_eq!(again, first);
+        }
     }
 }
 

@@ -12,7 +12,9 @@ use tmws::{
 async fn patterns_over_files_and_repositories_pass_their_own_tests() {
     let scope = Scope::mint(ProjectId::parse("test").unwrap(), "local", "default", None);
     let mut failures = Vec::new();
-    for name in ["repo.digest", "code.find", "todo.sweep", "session.primer"] {
+    for name in
+        ["repo.digest", "code.find", "todo.sweep", "session.primer", "db.describe", "db.ask", "tmws.stats"]
+    {
         let file = format!("{name}.yaml");
         let (_, text) = BUILTINS.iter().find(|(known, _)| *known == file).unwrap();
         let pattern = match load(&file, text, Origin::BuiltIn) {
@@ -46,6 +48,9 @@ fn queries_reach_the_patterns_over_files_and_repositories_with_their_inputs() {
         ("grep the code for listening", "code.find", r#"{"text":"listening"}"#),
         ("list todos", "todo.sweep", "{}"),
         ("where were we?", "session.primer", "{}"),
+        ("describe table orders", "db.describe", r#"{"tables":"orders"}"#),
+        ("run the query open_orders", "db.ask", r#"{"name":"open_orders"}"#),
+        ("tmws stats", "tmws.stats", "{}"),
     ] {
         match library.route(query, Mode::Balanced) {
             Route::Run { pattern, inputs: found, .. } => {

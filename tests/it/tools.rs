@@ -538,7 +538,7 @@ async fn completions_begin_with_what_begins_so() {
     assert_eq!(values(complete(prompt.clone(), "word", "h").await), json!(["hello", "hallo"]));
     assert_eq!(values(complete(prompt.clone(), "word", "LO").await), json!(["hello", "hallo"]));
     let template = |uri: &str| json!({"type": "ref/resource", "uri": uri});
-    assert_eq!(values(complete(template("pattern://{name}"), "name", "test.").await), json!(["test.echo"]));
+    assert_eq!(values(complete(template("pattern://{name}"), "name", "test.e").await), json!(["test.echo"]));
     assert_eq!(values(complete(template("memory://{id}"), "id", "m_").await).as_array().unwrap().len(), 1);
     assert_eq!(values(complete(template("result://{handle}"), "handle", "r_").await), json!([]));
     for (reference, name) in [
@@ -589,7 +589,11 @@ impl tmws::tool::PatternSource for Scripted {
             origin: tmws::pattern::Origin::User("test".into()),
         };
         let library = tmws::pattern::library::Library::load(&[file], &tmws::pattern::trust::Trust::default());
-        tmws::tool::Loaded { patterns: Arc::new(tmws::tool::Shelved::of(library)), faults: Arc::from([]) }
+        tmws::tool::Loaded {
+            patterns: Arc::new(tmws::tool::Shelved::of(library)),
+            promoted: Arc::from([]),
+            faults: Arc::from([]),
+        }
     }
 
     fn fingerprint(&self) -> u64 {

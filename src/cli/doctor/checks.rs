@@ -12,7 +12,7 @@ use super::{
 use crate::{
     compose::Local,
     config::{Config, DatabaseUrl},
-    engine::{Patterns as _, Workspace},
+    engine::{Patterns as _, Workspace, llm::Fallback, steps::sql::SourceSpec, tokens},
 };
 
 /// Longest wait for another program or the store.
@@ -32,6 +32,7 @@ pub(super) async fn parts(config: &Config) -> Vec<Finding> {
     let local = Local::new(config);
     let mut findings = vec![workspace(&local), store(config, &local).await];
     findings.push(patterns(&local).await);
+    findings.extend(promoted(config, &local).await);
     local.store.close(PATIENCE).await;
     findings
 }
@@ -96,6 +97,42 @@ fn absent_store(path: &Path) -> Finding {
     }
 }
 
+/// The databases of the configuration and who may read each; nothing where there is none. None is opened.
+pub(super) fn databases(config: &Config) -> Option<Finding> {
+    const SUBJECT: &str = "databases";
+    let told = |source: &SourceSpec| {
+        let readers = match source.projects.as_deref() {
+            None => "every project here, none of `serve` (`projects` would name some)".to_owned(),
+            Some([]) => "no project".to_owned(),
+            Some(projects) => projects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        format!("{} ({}) for {readers}", source.name, source.address.kind())
+    };
+    let lines: Vec<String> = config.sources.iter().map(told).collect();
+    (!lines.is_empty()).then(|| Finding::new(SUBJECT, Verdict::Good, lines.join("; ")))
+}
+
+/// Which language model is asked, and for what; nothing where none is configured. None is asked here.
+pub(super) fn models(config: &Config) -> Option<Finding> {
+    const SUBJECT: &str = "models";
+    let llm = &config.llm;
+    if llm.url.is_none() && llm.fallback == Fallback::Off {
+        return None;
+    }
+    let provider =
+        llm.url.as_ref().map(|url| format!("{} at {url}", llm.model.as_deref().unwrap_or("a model")));
+    let provider = provider.as_deref();
+    let chooses = match (llm.fallback, provider) {
+        (Fallback::Off, _) => "nobody chooses a pattern where none matches".to_owned(),
+        (Fallback::Client, _) => "the client's model chooses a pattern where none matches".to_owned(),
+        (Fallback::Provider, who) => {
+            format!("{} chooses a pattern where none matches", who.unwrap_or("the provider"))
+        }
+    };
+    let completes = provider.map_or_else(String::new, |who| format!("; {who} completes prompts of patterns"));
+    Some(Finding::new(SUBJECT, Verdict::Good, format!("{chooses}{completes}")))
+}
+
 #[cfg(unix)]
 fn is_writable(folder: &Path) -> bool {
     use rustix::fs::{Access, access};
@@ -119,6 +156,32 @@ async fn patterns(local: &Local) -> Finding {
     }
     Finding::new("patterns", Verdict::Warning, format!("{loaded}; not loaded: {}", faults.join("; ")))
         .with(json!({"loaded": count, "faults": *faults}))
+}
+
+/// What the patterns that are tools cost each session; nothing where there are none.
+async fn promoted(config: &Config, local: &Local) -> Option<Finding> {
+    const SUBJECT: &str = "promoted";
+    if config.promote.is_empty() {
+        return None;
+    }
+    let tools = local.shelf.promoted();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut counted = Vec::new();
+    for tool in tools.iter() {
+        let tokens = tokens::count_exactly(&tool.read_by_models(), deadline).await;
+        counted.push((tool.tool().to_owned(), tokens.count));
+    }
+    let total: usize = counted.iter().map(|(_, tokens)| tokens).sum();
+    let each: Vec<String> = counted.iter().map(|(tool, tokens)| format!("{tool} {tokens}")).collect();
+    let data: serde_json::Map<String, serde_json::Value> =
+        counted.into_iter().map(|(tool, tokens)| (tool, json!(tokens))).collect();
+    let mut detail = format!("{} of {} tools, {total} tokens", tools.len(), config.promote.len());
+    if !each.is_empty() {
+        detail.push_str(": ");
+        detail.push_str(&each.join(", "));
+    }
+    let verdict = if tools.len() == config.promote.len() { Verdict::Good } else { Verdict::Warning };
+    Some(Finding::new(SUBJECT, verdict, detail).with(json!({"tokens": total, "tools": data})))
 }
 
 /// Steps of the family `git` need it; nothing else does.

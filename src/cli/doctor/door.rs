@@ -8,6 +8,7 @@ use crate::{
     access::{TokenSource, local_token, read_tokens},
     compose::{Local, unusable_roots},
     config::Config,
+    engine::steps::mcp::ServerSetting,
     serve::{projects, token_source},
     transport::tls_acceptor,
 };
@@ -51,6 +52,37 @@ pub(super) fn projects_with_roots(config: &Config) -> Option<Finding> {
         (count, true) => Some(Finding::new(SUBJECT, Verdict::Good, format!("{count} for `serve`"))),
         (_, false) => Some(Finding::new(SUBJECT, Verdict::Warning, faults.join("; "))),
     }
+}
+
+/// The other MCP servers, as configured; nothing is started. Nothing where there are none.
+pub(super) fn servers(config: &Config) -> Option<Finding> {
+    const SUBJECT: &str = "servers";
+    if config.servers.is_empty() {
+        return None;
+    }
+    let pinned: usize = config.servers.iter().map(|(_, server)| server.tools.len()).sum();
+    let detail =
+        format!("{} configured, {pinned} tools pinned; `tmws tools` asks them", config.servers.len());
+    let named = |what: fn(&ServerSetting) -> bool| -> Vec<&str> {
+        config.servers.iter().filter(|(_, server)| what(server)).map(|(name, _)| name.as_str()).collect()
+    };
+    let mut notes = Vec::new();
+    let unpinned = named(|server| server.tools.is_empty());
+    if !unpinned.is_empty() {
+        notes.push(format!("nothing of {} can be called: no tool is pinned", unpinned.join(", ")));
+    }
+    let private = named(|server| server.projects.is_none());
+    if !private.is_empty() {
+        notes.push(format!(
+            "under `serve` no project may call {} (`projects` is not set)",
+            private.join(", ")
+        ));
+    }
+    let data =
+        json!({"servers": config.servers.len(), "pinned": pinned, "unpinned": unpinned, "private": private});
+    let verdict = if unpinned.is_empty() { Verdict::Good } else { Verdict::Warning };
+    notes.insert(0, detail);
+    Some(Finding::new(SUBJECT, verdict, notes.join("; ")).with(data))
 }
 
 fn tokens(config: &Config, source: &TokenSource) -> Finding {

@@ -81,6 +81,9 @@ pub(super) async fn run(
             findings.extend(checks::parts(config).await);
             findings.push(door::door(config));
             findings.extend(door::projects_with_roots(config));
+            findings.extend(door::servers(config));
+            findings.extend(checks::databases(config));
+            findings.extend(checks::models(config));
         }
         Err(error) => findings.push(Finding::new("configuration", Verdict::Bad, error.to_string())),
     }

@@ -6,22 +6,35 @@
 //! | `control.foreach` | `{results: [value of the last step, one an item, in their order], n, total}`; items beyond `limit` (default 100) are left out, so that `n` may be less than `total` |
 //! | `control.switch` | value of the last step of the first case whose `when` holds, else of `default`, else null |
 //! | `control.assert` | `true`, or the error `code` (default `assertion_failed`) with `message` |
+//! | `control.ask` | `{action: "accept", content: {…}}`, `{action: "decline"}` or `{action: "cancel"}`: a no is an answer |
 //!
 //! Steps inside see the steps around them; from outside, their values are reached through the step that holds them.
+//! `control.ask` shows a form; [`form`] says what it may hold.
 //! `control.foreach` sets `.item` (or the name in `as`) and `.index`; `concurrency` is 1 to 8 (default 1).
 
-use serde_json::{Map, Value};
+use jsonschema::PatternOptions;
+use serde_json::{Map, Value, json};
 
-use super::{StepError, StepOutput, arguments::Arguments};
-use crate::engine::ErrorKind;
+use super::{StepContext, StepError, StepOutput, arguments::Arguments};
+use crate::{
+    engine::{Answer, ErrorKind, NotAnswered, Question},
+    pattern::form,
+};
 
 const ITEMS_MAX: usize = 1_000;
 const CONCURRENCY_MAX: usize = 8;
+/// Longest text above a form.
+const MESSAGE_CHARS_MAX: usize = 4_000;
 
 /// Runs the steps of this family that hold no others.
-pub(super) fn run(uses: &str, with: &Map<String, Value>) -> Result<StepOutput, StepError> {
+pub(super) async fn run(
+    uses: &str,
+    ctx: &StepContext,
+    with: &Map<String, Value>,
+) -> Result<StepOutput, StepError> {
     match uses {
         "control.assert" => assert(Arguments::new(uses, with)),
+        "control.ask" => ask(ctx, Arguments::new(uses, with)).await,
         _ => Err(super::unknown_step(uses)),
     }
 }
@@ -37,6 +50,61 @@ fn assert(args: Arguments<'_>) -> Result<StepOutput, StepError> {
     }
     let message = args.text_or_none("message")?.unwrap_or("a condition of the pattern does not hold");
     Err(StepError::new(kind, message))
+}
+
+async fn ask(ctx: &StepContext, args: Arguments<'_>) -> Result<StepOutput, StepError> {
+    let message = args.text("message")?;
+    if message.chars().count() > MESSAGE_CHARS_MAX {
+        return Err(args.refuse("message", format_args!("more than {MESSAGE_CHARS_MAX} characters")));
+    }
+    let schema = args.value("schema").unwrap_or(&Value::Null);
+    form::check(schema, false).map_err(|fault| {
+        let place = if fault.pointer.is_empty() { "its root" } else { fault.pointer.as_str() };
+        args.refuse("schema", format_args!("at {place}: {}", fault.message))
+    })?;
+    let question = Question::Form { message: message.to_owned(), schema: schema.clone() };
+    let value = match ctx.asker.ask(&ctx.id, question).await.map_err(not_answered)? {
+        Answer::Accepted(content) => {
+            check_content(schema, &content)?;
+            json!({"action": "accept", "content": content})
+        }
+        Answer::Declined => json!({"action": "decline"}),
+        Answer::Dismissed => json!({"action": "cancel"}),
+        Answer::Completed { .. } => {
+            return Err(StepError::new(ErrorKind::Internal, "a form was answered by a completion"));
+        }
+    };
+    Ok(StepOutput::of(value))
+}
+
+/// The error of a step whose question got no answer.
+pub(super) fn not_answered(reason: NotAnswered) -> StepError {
+    match reason {
+        NotAnswered::Unable(reason) => StepError::new(ErrorKind::Denied, reason),
+        NotAnswered::Failed(reason) => StepError::new(ErrorKind::ProgramFailed, reason),
+        // Whoever runs steps waits for those.
+        NotAnswered::Later => StepError::new(ErrorKind::Internal, "a question outlived its run"),
+    }
+}
+
+/// Clients are to check what their user filled in; some do not.
+fn check_content(schema: &Value, content: &Map<String, Value>) -> Result<(), StepError> {
+    let mut closed = schema.clone();
+    closed["additionalProperties"] = json!(false);
+    let validator = jsonschema::draft202012::options()
+        .with_pattern_options(PatternOptions::regex())
+        .should_validate_formats(true)
+        .build(&closed)
+        .map_err(|_| StepError::new(ErrorKind::Internal, "a form was asked that is no schema"))?;
+    let content = Value::Object(content.clone());
+    let Some(error) = validator.iter_errors(&content).next() else { return Ok(()) };
+    let place = error.instance_path().to_string();
+    let place = if place.is_empty() { String::new() } else { format!(" at `{place:.80}`") };
+    let told = super::data_clip(&error.masked().to_string(), 200);
+    Err(StepError::new(
+        ErrorKind::ProgramFailed,
+        format!("the client's answer does not fit the form that it was shown{place}: {told}"),
+    ))
 }
 
 /// The arguments of `control.foreach`.
@@ -81,7 +149,9 @@ mod tests {
 
     fn asserted(with: Value) -> Result<Value, (ErrorKind, String)> {
         let Value::Object(with) = with else { unreachable!("an object") };
-        run("control.assert", &with).map(|output| output.value).map_err(|error| (error.kind, error.message))
+        assert(Arguments::new("control.assert", &with))
+            .map(|output| output.value)
+            .map_err(|error| (error.kind, error.message))
     }
 
     #[test]

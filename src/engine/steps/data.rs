@@ -3,15 +3,16 @@
 //! | step | output |
 //! |---|---|
 //! | `data.jq` | what `filter` gives for `input` (where it is left out: the same root that expressions see) |
-//! | `data.template` | text: `template` with each `{{ name }}` replaced by the member `name` of `values`; `a.b` reaches inside |
+//! | `data.template` | text: `template` (minijinja: `{{ a.b }}`, `{% if %}`, `{% for %}`, filters) with the members of `values` |
 //! | `data.merge` | one object; members of later items win; items that are null are left out |
 //! | `data.group` | `[{key, n, items}]`, most items first, then by first appearance; `limit` cuts the `items` of each |
 //! | `data.dedupe` | the items without repetitions (equal wholly, or in the member `by`), first ones stay |
 //! | `data.rank` | the items ordered by the member `by`, largest first (`order: asc` smallest first), at most `limit` |
 //! | `data.truncate` | an array: its first `keep` items, texts in it cut to `chars`; a text: its first `chars` characters |
+//! | `data.parse` | what a test runner, a compiler or a log says: [`parse`](super::parse) |
 //!
 //! `by` is a member's name, or a path such as `author.name`. A missing member counts as null, which sorts lowest.
-//! The template language has nothing but names, on purpose: what needs logic is jq's.
+//! Templates are bounded in work, bytes and time, and load nothing: see [`crate::pattern::jinja`].
 
 use std::{
     cmp::Ordering,
@@ -25,7 +26,7 @@ use serde_json::{Map, Value, json};
 use super::{StepContext, StepError, StepOutput, arguments::Arguments};
 use crate::{
     engine::{ErrorKind, etag::canonical, run::INLINE},
-    pattern::{Expression, ExpressionError},
+    pattern::{Expression, ExpressionError, jinja},
 };
 
 /// Filters kept compiled. They come from pattern files, so there are few.
@@ -41,12 +42,13 @@ pub(super) async fn run(
     let args = Arguments::new(uses, with);
     let value = match uses {
         "data.jq" => jq(ctx, args).await?,
-        "data.template" => template(ctx, args)?,
+        "data.template" => template(ctx, args).await?,
         "data.merge" => merge(args)?,
         "data.group" => group(args)?,
         "data.dedupe" => dedupe(args)?,
         "data.rank" => rank(args)?,
         "data.truncate" => truncate(args)?,
+        "data.parse" => super::parse::run(args).await?,
         _ => return Err(super::unknown_step(uses)),
     };
     Ok(StepOutput::of(value))
@@ -91,33 +93,20 @@ impl From<ExpressionError> for StepError {
     }
 }
 
-fn template(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError> {
-    let mut rest = args.text("template")?;
+/// Renders on the caller's thread what is small, anything else on one of its own.
+async fn template(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError> {
+    /// Template and values of so many bytes are quick, whatever they do.
+    const SMALL: usize = 4 << 10;
+    let template = args.text("template")?;
     let values = args.value("values").unwrap_or(&Value::Null);
-    let mut text = String::new();
-    while let Some((before, after)) = rest.split_once("{{") {
-        let Some((name, after)) = after.split_once("}}") else {
-            return Err(StepError::new(ErrorKind::PatternFault, "data.template: `{{` without `}}`"));
-        };
-        text.push_str(before);
-        let name = name.trim();
-        match member(values, name) {
-            Some(Value::String(value)) => text.push_str(value),
-            Some(value) => text.push_str(&value.to_string()),
-            None => {
-                return Err(StepError::new(
-                    ErrorKind::PatternFault,
-                    format!("data.template: `values` has no member `{name}`"),
-                ));
-            }
-        }
-        if text.len() > ctx.bytes_max {
-            return Err(ExpressionError::TooLarge(ctx.bytes_max).into());
-        }
-        rest = after;
+    let (deadline, bytes_max) = (ctx.deadline, ctx.bytes_max);
+    let loops = template.contains("{%") || template.contains('|');
+    if !loops && template.len() + super::json_bytes(values) <= SMALL {
+        return Ok(Value::String(jinja::render(template, values, deadline, bytes_max)?));
     }
-    text.push_str(rest);
-    Ok(Value::String(text))
+    let (template, values) = (template.to_owned(), values.clone());
+    super::fs::blocking(move || Ok(Value::String(jinja::render(&template, &values, deadline, bytes_max)?)))
+        .await
 }
 
 fn merge(args: Arguments<'_>) -> Result<Value, StepError> {

@@ -4,10 +4,18 @@
 mod arguments;
 mod control;
 mod data;
+pub mod exec;
 pub mod fs;
 pub mod git;
+pub mod http;
+pub mod llm;
+pub mod mcp;
 mod memory;
+mod parse;
+mod process;
+mod server;
 mod session;
+pub mod sql;
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +30,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::{EngineError, ErrorKind, MemoryListener};
+use super::{Asker, EngineError, ErrorKind, MemoryListener, Outside};
 use crate::{
-    pattern::{Family, StepRow},
+    pattern::{Family, Permissions, StepRow},
     scope::Scope,
     store::SharedStore,
 };
@@ -46,6 +54,14 @@ pub struct StepContext {
     pub listener: Option<Arc<dyn MemoryListener>>,
     /// Roots that the pattern's permissions grant: canonical path as the expression sees it, and the directory.
     pub roots: BTreeMap<String, PathBuf>,
+    /// What the pattern may touch.
+    pub permissions: Arc<Permissions>,
+    /// Ways out of the process.
+    pub outside: Arc<Outside>,
+    /// Asks whoever made the call.
+    pub asker: Arc<dyn Asker>,
+    /// Names the step within the run, places in loops included.
+    pub id: String,
     /// The time of the run.
     pub now: Timestamp,
     /// When the step must have ended.
@@ -110,10 +126,16 @@ pub async fn run(
     match row.family {
         Family::Memory => memory::run(row.uses, ctx, with).await,
         Family::Data => data::run(row.uses, ctx, with).await,
-        Family::Control => control::run(row.uses, with),
+        Family::Control => control::run(row.uses, ctx, with).await,
         Family::Session => session::run(row.uses, ctx, with).await,
         Family::Fs => fs::run(row.uses, ctx, with).await,
         Family::Git => git::run(row.uses, ctx, with).await,
+        Family::Exec => exec::run(row.uses, ctx, with).await,
+        Family::Http => http::run(row.uses, ctx, with).await,
+        Family::Sql => sql::run(row.uses, ctx, with).await,
+        Family::Mcp => mcp::run(row.uses, ctx, with).await,
+        Family::Llm => llm::run(row.uses, ctx, with).await,
+        Family::Server => server::run(row.uses, ctx, with),
     }
 }
 
@@ -165,6 +187,10 @@ mod tests {
             store: Arc::new(store),
             listener: None,
             roots: BTreeMap::new(),
+            permissions: Arc::default(),
+            outside: Arc::default(),
+            asker: Arc::new(crate::engine::NobodyToAsk),
+            id: "step".to_owned(),
             now: "2026-03-01T12:00:00Z".parse().unwrap(),
             deadline: Instant::now() + Duration::from_mins(1),
             cancel: CancellationToken::new(),

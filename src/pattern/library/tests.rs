@@ -74,6 +74,61 @@ fn names_may_be_pinned_to_the_beginning_of_a_version() {
 }
 
 #[test]
+fn several_versions_of_one_name_stand_side_by_side_and_a_pin_picks_one() {
+    let files = [
+        user("old.yaml", pattern("a.b", "1.4.0", "do it", "")),
+        user("new.yaml", pattern("a.b", "2.0.1", "do it", "")),
+        user("older.yaml", pattern("a.b", "1.2.0", "do it", "")),
+        user("own.yaml", pattern("session.open", "9.0.0", "open it", "")),
+    ];
+    let library = Library::load(&files, &Trust::default());
+    assert_eq!(library.report().errors, []);
+    let versions = |name| -> Vec<String> {
+        library.versions(name).iter().map(|pattern| pattern.version.to_string()).collect()
+    };
+    assert_eq!(versions("a.b"), ["2.0.1", "1.4.0", "1.2.0"]);
+    assert_eq!(versions("session.open"), ["9.0.0", "1.0.0"], "what is shadowed can still be pinned");
+    for (name, version) in [("a.b", "2.0.1"), ("a.b@2", "2.0.1"), ("a.b@1", "1.4.0"), ("a.b@1.2", "1.2.0")] {
+        assert_eq!(library.resolve(name).unwrap().version.to_string(), version, "{name}");
+    }
+    assert_eq!(
+        library.resolve("a.b@3").unwrap_err().to_string(),
+        "the pattern `a.b` is here in version 2.0.1, 1.4.0, 1.2.0, not 3"
+    );
+    // Lists and queries know the one that the bare name means.
+    assert_eq!(library.all().iter().filter(|pattern| pattern.name == "a.b").count(), 1);
+    assert!(
+        matches!(library.route("do it", Mode::Balanced), Route::Run { pattern, .. } if pattern.version.major == 2)
+    );
+}
+
+#[test]
+fn a_deprecated_pattern_comes_last_and_gives_way_to_what_replaces_it() {
+    let deprecated = |replaced_by: &str| {
+        let text = pattern("a.old", "1.0.0", "fetch the moon", "  priority: 90\n");
+        format!("{text}deprecated: {{replaced_by: {replaced_by}, reason: it is slow., since: 1.0.0}}\n")
+    };
+    let new = user("new.yaml", pattern("a.new", "1.0.0", "fetch the moon", ""));
+    let load = |files: &[SourceFile]| Library::load(files, &Trust::default());
+    let run = |library: &Library| match library.route("fetch the moon", Mode::Balanced) {
+        Route::Run { pattern, .. } => pattern.name.clone(),
+        Route::Candidates(_) => "candidates".to_owned(),
+    };
+    let both = load(&[user("old.yaml", deprecated("a.new")), new.clone()]);
+    assert_eq!(both.report().errors, []);
+    assert_eq!(run(&both), "a.new");
+    let ranked: Vec<String> =
+        both.ranked("fetch the moon").iter().map(|pattern| pattern.name.clone()).collect();
+    assert_eq!(ranked.last().map(String::as_str), Some("a.old"));
+    let old = both.named("a.old").unwrap();
+    assert_eq!(old.deprecated.as_ref().unwrap().to_string(), "deprecated since 1.0.0, use a.new: it is slow");
+    // Where the replacement is not there, it does its work.
+    assert_eq!(run(&load(&[user("old.yaml", deprecated("a.gone"))])), "a.old");
+    let itself = load(&[user("old.yaml", deprecated("a.old"))]);
+    assert!(itself.report().errors[0].message.contains("cannot replace itself"));
+}
+
+#[test]
 fn a_reload_that_fails_keeps_the_last_good_version_and_says_so() {
     let good = user("u.yaml", pattern("a.b", "1.0.0", "do it", ""));
     let library = Library::load(std::slice::from_ref(&good), &Trust::default());
@@ -97,13 +152,16 @@ fn a_reload_that_fails_keeps_the_last_good_version_and_says_so() {
 fn two_files_of_one_scope_with_one_name_are_an_error_and_the_first_stays() {
     let files = [
         user("a.yaml", pattern("a.b", "1.0.0", "do it", "")),
-        user("b.yaml", pattern("a.b", "2.0.0", "do that", "")),
+        user("b.yaml", pattern("a.b", "1.0.0", "do that", "")),
     ];
     let library = Library::load(&files, &Trust::default());
-    assert_eq!(library.named("a.b").unwrap().version.major, 1);
+    assert_eq!(library.named("a.b").unwrap().triggers.phrases, ["do it"]);
     let errors = &library.report().errors;
     assert_eq!(errors.len(), 1);
-    assert_eq!(errors[0].to_string(), "b.yaml:3:7: the name `a.b` is taken by a.yaml (rename one of them)");
+    assert_eq!(
+        errors[0].to_string(),
+        "b.yaml:3:7: the name `a.b` is taken by a.yaml in the same version (rename one of them, or give it another version)"
+    );
 }
 
 #[test]
@@ -134,7 +192,7 @@ fn a_project_pattern_runs_only_as_it_was_trusted() {
     let file = project("p.yaml", pattern("p.q", "1.0.0", "do it", ""));
     let library = Library::load(std::slice::from_ref(&file), &Trust::default());
     assert!(library.named("p.q").is_none());
-    assert!(library.ranked("do it").is_empty());
+    assert!(library.ranked("do it").iter().all(|pattern| pattern.name != "p.q"));
     assert_eq!(library.report().untrusted.len(), 1);
     assert!(!library.report().untrusted[0].changed);
 
@@ -191,8 +249,9 @@ fn promoted_names_must_be_free() {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         library.promote(&names, &["session_open"])
     };
-    assert_eq!(promote(&["a.b-c"]).unwrap()[0].0, "a_b_c");
-    let errors = promote(&["a.b-c", "a.b.c", "session.open", "no.such"]).unwrap_err();
+    assert_eq!(promote(&["a.b-c"]).0[0].0, "a_b_c");
+    let (promoted, errors) = promote(&["a.b-c", "a.b.c", "session.open", "no.such"]);
+    assert_eq!(promoted.len(), 1);
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(
         texts,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{
-    Report, did_you_mean, effect,
+    Report, asking, did_you_mean, effect,
     field::{self, Names},
     graph, permission, shape,
 };
@@ -15,8 +15,6 @@ use crate::pattern::{
 
 /// Deepest nesting of `control.*` steps.
 const DEPTH_MAX: usize = 4;
-/// Steps named in the design that this version does not have.
-const ABSENT: [&str; 5] = ["exec.run", "http.get", "sql.query", "mcp.call", "llm.complete"];
 
 const KEYS: [&str; 7] = ["id", "uses", "with", "needs", "if", "timeout", "on_error"];
 
@@ -44,7 +42,7 @@ pub(super) fn read<'a>(
 }
 
 /// The lists of steps that the step at `pointer` holds, by where they stand.
-fn nested(report: &Report<'_>, pointer: &str) -> Vec<String> {
+pub(super) fn nested(report: &Report<'_>, pointer: &str) -> Vec<String> {
     match report.text(&format!("{pointer}/uses")) {
         "control.parallel" | "control.foreach" => vec![format!("{pointer}/with/steps")],
         "control.switch" => {
@@ -154,19 +152,15 @@ fn step(
         );
     }
     let Some(row) = StepRow::find(uses) else {
-        let hint = if ABSENT.contains(&uses) {
-            Some("this version does not have it".to_owned())
-        } else {
-            did_you_mean(uses, STEPS.iter().map(|row| row.uses)).or_else(|| {
-                let family = uses.split('.').next().unwrap_or_default();
-                let family: Vec<_> = STEPS
-                    .iter()
-                    .map(|row| row.uses)
-                    .filter(|known| known.split('.').next() == Some(family))
-                    .collect();
-                (!family.is_empty()).then(|| format!("there are {}", family.join(", ")))
-            })
-        };
+        let hint = did_you_mean(uses, STEPS.iter().map(|row| row.uses)).or_else(|| {
+            let family = uses.split('.').next().unwrap_or_default();
+            let family: Vec<_> = STEPS
+                .iter()
+                .map(|row| row.uses)
+                .filter(|known| known.split('.').next() == Some(family))
+                .collect();
+            (!family.is_empty()).then(|| format!("there are {}", family.join(", ")))
+        });
         report.at_with_hint(&format!("{pointer}/uses"), format!("there is no step `{uses:.40}`"), hint);
         return None;
     };
@@ -283,8 +277,19 @@ fn arguments(
         }
         cases(report, &at, &mut with);
     }
+    if row.uses == "control.ask" {
+        asking::check_form(report, pointer);
+    }
     if row.uses == "data.jq" {
         filter(report, &at, &with, names, mentioned);
+    }
+    if row.uses == "data.template"
+        && !report.tested
+        && let Some(text) = with.get("template").and_then(Value::as_str)
+        && crate::pattern::expression::expression_source(text).is_none()
+        && let Some(fault) = crate::pattern::jinja::fault(text)
+    {
+        report.at(&format!("{at}/template"), fault);
     }
     let (template, steps) = field::template(report, &at, &Value::Object(with), names);
     mentioned.extend(steps);

@@ -1,13 +1,23 @@
 //! What a query says about inputs: named groups first, then inputs marked `x-from-query`.
+//!
+//! An input with `x-from-query: true` takes, by its schema: `format: path`, the first path or place ("in src");
+//! `format: span`, the first span of time ("last week"), as `7d`; another form (a pattern, an enum, a number), the first
+//! word that fits; none, what the query says beside its trigger.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use jsonschema::{PatternOptions, Validator};
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::trigger::{Matcher, words};
-use crate::pattern::{Pattern, inputs_with_defaults};
+use super::{
+    Why, place,
+    trigger::{Matcher, words},
+};
+use crate::pattern::{Pattern, inputs_with_defaults, trigger::CompiledRegex};
 
 /// Spans of time as people write them.
 static DURATION: LazyLock<Regex> = LazyLock::new(|| {
@@ -20,6 +30,17 @@ static DURATION: LazyLock<Regex> = LazyLock::new(|| {
             r"(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day|hour|night|day|week|weekend|month|quarter|year|sprint))\b",
         ),
     )
+    .expect("a constant regex (tested)")
+});
+
+/// What bounds a question: a date, a time without a span, or what follows a word such as `since`, `by` or `on branch`.
+static BOUND: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"(?i)\b(?:(?:since|after|between|except|excluding|by|apart from|other than) (?<what>[\w./-]+)",
+        r"|(?<until>until|till|before)",
+        r"|(?<when>\d{4}-\d{2}(?:-\d{2})?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|this (?:morning|afternoon|evening)|last \d+ \w+)",
+        r"|(?:in|on|of|for) (?<which>(?:commit|branch|pr|pull request|release|version) [\w./-]+))",
+    ))
     .expect("a constant regex (tested)")
 });
 
@@ -83,30 +104,36 @@ impl Forms {
 #[derive(Debug, Default)]
 pub(super) struct Filled {
     pub(super) inputs: Map<String, Value>,
+    /// Per input that was filled: its name, how, and from which bytes of the query.
+    pub(super) sources: Vec<(String, &'static str, (usize, usize))>,
     used: Vec<(usize, usize)>,
+    /// Where phrases and regexes matched.
+    pub(super) trigger: Vec<(usize, usize)>,
     /// The query says a number that the pattern does not take.
     unfit: bool,
 }
 
 impl Filled {
     /// Fills what it can of `pattern`'s inputs.
-    pub(super) fn from_query(pattern: &Pattern, forms: &Forms, query: &str) -> Self {
-        let mut filled = Self::default();
+    pub(super) fn from_query(
+        pattern: &Pattern,
+        forms: &Forms,
+        regexes: &[Arc<CompiledRegex>],
+        query: &str,
+    ) -> Self {
+        let mut filled = Self { trigger: Matcher::phrase_of(pattern, query), ..Self::default() };
+        let mut groups = Vec::new();
+        for found in regexes.iter().filter_map(|regex| regex.captures(query)) {
+            filled.trigger.push(found.whole);
+            groups.extend(found.groups);
+        }
         let Some(properties) = pattern.inputs["properties"].as_object() else { return filled };
-        let mut trigger = Matcher::phrase_of(pattern, query);
-        for regex in &pattern.triggers.regexes {
-            let Some(found) = regex.captures(query) else { continue };
-            if let Some(whole) = found.get(0) {
-                trigger.push((whole.start(), whole.end()));
-            }
-            for name in regex.capture_names().flatten() {
-                let Some((group, property)) = found.name(name).zip(properties.get(name)) else { continue };
-                if let Some(value) =
-                    typed(property, group.as_str()).filter(|_| !filled.inputs.contains_key(name))
-                {
-                    filled.inputs.insert(name.to_owned(), value);
-                    filled.used.push((group.start(), group.end()));
-                }
+        for (name, (start, end)) in groups {
+            let Some(property) = properties.get(&name) else { continue };
+            // A sentence's end is not part of what it names.
+            let text = query[start..end].trim_end_matches(['?', '!', ',', ';', ' ']);
+            if let Some(value) = typed(property, text).filter(|_| !filled.inputs.contains_key(&name)) {
+                filled.take(name, value, "group", (start, start + text.len()));
             }
         }
         let wanted: Vec<_> = properties
@@ -117,23 +144,61 @@ impl Filled {
             .collect();
         // What has a form is taken before what takes the rest.
         for (name, property) in wanted.iter().filter(|(_, property)| has_form(property)) {
-            if let Some((value, span)) =
-                forms.each.get(*name).and_then(|form| filled.formed(property, form, query))
-            {
+            let Some(form) = forms.each.get(*name) else { continue };
+            let (how, taken) = match property["format"].as_str() {
+                Some("path") => ("path", filled.path(query)),
+                Some("span") => ("span", filled.span(query)),
+                _ => ("form", filled.formed(property, form, query)),
+            };
+            if let Some((value, span)) = taken.filter(|(value, _)| form.is_valid(value)) {
                 filled.unfit = false;
-                filled.inputs.insert((*name).clone(), value);
-                filled.used.push(span);
+                filled.take((*name).clone(), value, how, span);
             }
         }
         for (name, property) in wanted.iter().filter(|(_, property)| !has_form(property)) {
-            if let Some((text, span)) = filled.rest(query, &trigger)
+            if let Some((text, span)) = filled.rest(query)
                 && let Some(value) = typed(property, text)
             {
-                filled.inputs.insert((*name).clone(), value);
-                filled.used.push(span);
+                filled.take((*name).clone(), value, "rest", span);
             }
         }
         filled
+    }
+
+    fn take(&mut self, name: String, value: Value, how: &'static str, span: (usize, usize)) {
+        self.sources.push((name.clone(), how, span));
+        self.inputs.insert(name, value);
+        self.used.push(span);
+    }
+
+    /// Where the first trigger begins.
+    pub(super) fn begins(&self) -> usize {
+        self.trigger.iter().map(|(start, _)| *start).min().unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of the query that are a trigger or an input.
+    pub(super) fn is_spoken_for(&self, start: usize, end: usize) -> bool {
+        self.trigger.iter().chain(&self.used).any(|(from, upto)| start < *upto && *from < end)
+    }
+
+    /// The first unused path, else the first unused place.
+    fn path(&self, query: &str) -> Option<(Value, (usize, usize))> {
+        let path = PATH
+            .find_iter(query)
+            .filter(|found| is_path(found.as_str()))
+            .map(|found| (found.start(), found.start() + found.as_str().trim_end_matches('.').len()));
+        let places =
+            place::places(query).into_iter().filter(|place| place.is_certain).map(|place| place.span);
+        let (start, end) = path.chain(places).find(|(start, end)| !self.is_used(*start, *end))?;
+        Some((json!(query[start..end]), (start, end)))
+    }
+
+    /// The first unused span of time that is a number of hours, days or weeks.
+    fn span(&self, query: &str) -> Option<(Value, (usize, usize))> {
+        DURATION
+            .find_iter(query)
+            .filter(|found| !self.is_used(found.start(), found.end()))
+            .find_map(|found| Some((json!(place::span(found.as_str())?), (found.start(), found.end()))))
     }
 
     fn is_used(&self, start: usize, end: usize) -> bool {
@@ -166,7 +231,7 @@ impl Filled {
     }
 
     /// What the query says beside its trigger and what is used: the stretch after the trigger, else the longest.
-    fn rest<'q>(&self, query: &'q str, trigger: &[(usize, usize)]) -> Option<(&'q str, (usize, usize))> {
+    fn rest<'q>(&self, query: &'q str) -> Option<(&'q str, (usize, usize))> {
         const POINTING: &[&str] =
             &["it", "this", "that", "these", "those", "them", "here", "there", "something"];
         const LEADING: &[&str] = &[
@@ -187,6 +252,7 @@ impl Filled {
             "a",
             "an",
         ];
+        let trigger = &self.trigger;
         let taken = |start: usize, end: usize| {
             trigger.iter().chain(&self.used).any(|(from, upto)| start < *upto && *from < end)
         };
@@ -225,29 +291,51 @@ impl Filled {
             .collect()
     }
 
-    /// Whether the pattern can run on this: nothing is missing, everything fits, and the query said no time or path
-    /// that would be ignored.
-    pub(super) fn is_complete(&self, pattern: &Pattern, forms: &Forms, query: &str) -> bool {
-        if self.unfit || !self.missing(pattern).is_empty() || self.ignores_something(query) {
-            return false;
+    /// Why the pattern cannot run on this, if it cannot: something is missing, does not fit, or the query said a time or
+    /// place that would be ignored.
+    pub(super) fn obstacle(&self, pattern: &Pattern, forms: &Forms, query: &str) -> Option<Why> {
+        let missing = self.missing(pattern);
+        if !missing.is_empty() {
+            return Some(Why::Missing(missing));
         }
-        forms
-            .whole
-            .as_ref()
-            .is_some_and(|whole| whole.is_valid(&inputs_with_defaults(&pattern.inputs, self.inputs.clone())))
+        if let Some(ignored) = self.ignored(query) {
+            return Some(Why::Ignored(ignored.to_owned()));
+        }
+        let whole = inputs_with_defaults(&pattern.inputs, self.inputs.clone());
+        let fits = forms.whole.as_ref().is_some_and(|form| form.is_valid(&whole));
+        (self.unfit || !fits).then_some(Why::Unfit)
     }
 
-    fn ignores_something(&self, query: &str) -> bool {
-        let unused = |found: regex::Match<'_>| !self.is_used(found.start(), found.end());
-        DURATION.find_iter(query).any(unused)
-            || PATH.find_iter(query).filter(|found| is_path(found.as_str())).any(unused)
+    /// The first time, path or place of `query` that nothing takes.
+    pub(super) fn ignored<'q>(&self, query: &'q str) -> Option<&'q str> {
+        let paths = PATH.find_iter(query).filter(|found| is_path(found.as_str()));
+        let places = place::places(query).into_iter().map(|place| place.span);
+        let bounds = BOUND
+            .captures_iter(query)
+            .filter_map(|found| ["what", "until", "when", "which"].iter().find_map(|name| found.name(name)));
+        // A word of the trigger is taken by it: `since we last spoke` may be a phrase.
+        let of_trigger =
+            |start: usize, end: usize| self.trigger.iter().any(|(from, upto)| *from <= start && end <= *upto);
+        let bounds = bounds
+            .map(|found| (found.start(), found.end()))
+            .filter(|(start, end)| !of_trigger(*start, *end))
+            .collect::<Vec<_>>();
+        DURATION
+            .find_iter(query)
+            .chain(paths)
+            .map(|found| (found.start(), found.end()))
+            .chain(places)
+            .chain(bounds)
+            .find(|(start, end)| !self.is_used(*start, *end))
+            .map(|(start, end)| &query[start..end])
     }
 }
 
 fn is_path(word: &str) -> bool {
     let word = word.trim_end_matches('.').to_lowercase();
+    let is_date = word.split(['/', '-', '.']).all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
     let abbreviation = word.split('.').all(|part| part.len() <= 1);
-    !(NOT_PATHS.contains(&word.as_str()) || NOT_FILES.contains(&word.as_str()) || abbreviation)
+    !(is_date || NOT_PATHS.contains(&word.as_str()) || NOT_FILES.contains(&word.as_str()) || abbreviation)
 }
 
 /// Whether a property says which words fit it.

@@ -83,7 +83,7 @@ fn read_state(state: &Value) -> Option<TaskState> {
 fn read_ask(ask: &Value) -> Option<(String, Ask)> {
     let method = Method::parse(ask.get("method")?.as_str()?)?;
     let params = ask.get("params")?.as_object()?.clone();
-    Some((ask.get("key")?.as_str()?.to_owned(), Ask { method, params }))
+    Some((ask.get("key")?.as_str()?.to_owned(), Ask { method, params, is_optional: false }))
 }
 
 fn write_error(error: &CallError) -> Value {
@@ -130,7 +130,11 @@ mod tests {
     #[test]
     fn every_state_comes_back_as_it_was_written() {
         let map = |value: Value| value.as_object().cloned().unwrap();
-        let ask = Ask { method: Method::ElicitationCreate, params: map(json!({"message": "?"})) };
+        let ask = Ask {
+            method: Method::ElicitationCreate,
+            params: map(json!({"message": "?"})),
+            is_optional: false,
+        };
         let errors = [
             CallError::InvalidParams("a".to_owned()),
             CallError::ResourceNotFound { uri: "b".to_owned() },

@@ -231,7 +231,7 @@ fn question() -> Ask {
     else {
         unreachable!()
     };
-    Ask { method: Method::ElicitationCreate, params }
+    Ask { method: Method::ElicitationCreate, params, is_optional: false }
 }
 
 #[tokio::test]

@@ -82,6 +82,12 @@ impl Worker {
         !matches!(*self.0.standing.borrow(), Standing::Plain)
     }
 
+    /// Whether [`Worker::ask`] is the way to ask: it is a task, or was said to outlive its call.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        matches!(*self.0.standing.borrow(), Standing::Willing | Standing::Task(_))
+    }
+
     /// A call that is no task yet stays a call, however long it takes; it then ends at the call's deadline.
     pub fn stay_call(&self) {
         self.decide(Standing::Plain);

@@ -2,5 +2,8 @@
 
 mod answers;
 mod builtin;
+mod limits;
+mod offers;
+mod programs;
 mod run;
 mod support;

@@ -15,10 +15,10 @@ use serde_json::{Map, Value};
 use tempfile::TempDir;
 use tmws::{
     engine::{
-        Caller, Clock, Engine, EngineError, EngineSettings, ExecuteRequest, Execution, Outcome, Patterns,
-        Routed, Surroundings, Target, Unobserved, Workspace, Workspaces,
+        Caller, Clock, Engine, EngineError, EngineSettings, ExecuteRequest, Execution, LiveLibrary, Outcome,
+        Patterns, Routed, Surroundings, Target, Unobserved, Workspace, Workspaces,
     },
-    pattern::{Mode, Origin, Pattern, loader::load},
+    pattern::{Mode, Origin, Pattern, library::Library, loader::load},
     scope::{ProjectId, Scope},
     store::{
         Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory,
@@ -113,13 +113,24 @@ impl Bench {
         Self::over(patterns, None, tempfile::tempdir().unwrap())
     }
 
+    /// Over the patterns of the binary, routed as they are.
+    pub(super) async fn of_built_ins() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = SqliteStore::open(SqliteOptions::new(folder.path().join("store.db"))).await.unwrap();
+        Self::on(Arc::new(LiveLibrary::new(Library::built_in())), Some(Arc::new(inner)), folder)
+    }
+
     fn over(patterns: Vec<Arc<Pattern>>, inner: Option<SharedStore>, folder: TempDir) -> Self {
+        let shelf = patterns.into_iter().map(|pattern| (pattern.name.clone(), pattern)).collect();
+        Self::on(Arc::new(Shelf(shelf)), inner, folder)
+    }
+
+    fn on(patterns: Arc<dyn Patterns>, inner: Option<SharedStore>, folder: TempDir) -> Self {
         let store = Arc::new(Staged::new(inner));
         let root = folder.path().join("work");
         std::fs::create_dir(&root).unwrap();
-        let shelf = patterns.into_iter().map(|pattern| (pattern.name.clone(), pattern)).collect();
         let engine = Engine::new(
-            Arc::new(Shelf(shelf)),
+            patterns,
             Arc::clone(&store) as SharedStore,
             Arc::new(Here(Workspace::Root(root.canonicalize().unwrap()))),
             Arc::new(At(NOW.parse().unwrap())),
@@ -158,6 +169,7 @@ impl Bench {
 pub(super) fn around(cancel: &CancellationToken) -> Surroundings<'static> {
     Surroundings {
         observer: &Unobserved,
+        asker: std::sync::Arc::new(tmws::engine::NobodyToAsk),
         cancel: cancel.clone(),
         deadline: tokio::time::Instant::now().into_std() + Duration::from_mins(1),
         task_deadline: None,
@@ -187,7 +199,7 @@ pub(super) fn value(execution: &Execution) -> &Value {
 pub(super) fn etag(execution: &Execution) -> String {
     match &execution.outcome {
         Outcome::Output { etag, .. } | Outcome::Unchanged { etag } => etag.clone(),
-        Outcome::Candidates { .. } => panic!("candidates have no etag"),
+        other => panic!("no etag: {other:?}"),
     }
 }
 

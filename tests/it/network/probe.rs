@@ -178,6 +178,7 @@ impl Probe {
                                 "message": "Who?",
                                 "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}},
                             })),
+                            is_optional: false,
                         },
                     )],
                     state: None,

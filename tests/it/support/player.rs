@@ -465,7 +465,7 @@ fn asks(all: Option<&Value>) -> Result<Vec<(String, Ask)>, String> {
     for (key, ask) in all.and_then(Value::as_object).into_iter().flatten() {
         let method = ask["method"].as_str().and_then(Method::parse).ok_or("an ask needs a method")?;
         let params = ask.get("params").cloned().map_or_else(Map::new, object);
-        requests.push((key.clone(), Ask { method, params }));
+        requests.push((key.clone(), Ask { method, params, is_optional: false }));
     }
     Ok(requests)
 }

@@ -112,12 +112,13 @@ fn form(message: &str) -> Ask {
     Ask {
         method: Method::ElicitationCreate,
         params: object(json!({"message": message, "requestedSchema": schema})),
+        is_optional: false,
     }
 }
 
 fn url() -> Ask {
     let params = json!({"mode": "url", "message": "Sign in", "url": "https://fixture.example/sign-in"});
-    Ask { method: Method::ElicitationCreate, params: object(params) }
+    Ask { method: Method::ElicitationCreate, params: object(params), is_optional: false }
 }
 
 fn sampling() -> Ask {
@@ -125,11 +126,12 @@ fn sampling() -> Ask {
     Ask {
         method: Method::SamplingCreateMessage,
         params: object(json!({"messages": messages, "maxTokens": 100})),
+        is_optional: false,
     }
 }
 
 fn roots() -> Ask {
-    Ask { method: Method::RootsList, params: Map::new() }
+    Ask { method: Method::RootsList, params: Map::new(), is_optional: false }
 }
 
 fn ask(requests: Vec<(&str, Ask)>, state: Option<Value>) -> Answer {

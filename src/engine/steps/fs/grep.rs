@@ -2,7 +2,15 @@
 
 use std::{
     io::Read,
+    num::NonZero,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, sync_channel},
+    },
+    thread::{available_parallelism, scope},
 };
 
 use globset::GlobMatcher;
@@ -14,7 +22,7 @@ use super::{
     root::{Bounds, Found, Root, is_binary, relative, shown},
     secret,
     symbol::Looks,
-    walk::{Flow, Walk, Walked},
+    walk::{Entry, Flow, Walk, Walked},
 };
 use crate::engine::steps::{StepContext, StepError, StepOutput, arguments::Arguments};
 
@@ -26,6 +34,16 @@ const REGEX_BYTES_MAX: usize = 1 << 20;
 const FILE_BYTES_MAX: usize = 4 << 20;
 /// Longest line shown, in characters.
 const LINE_CHARS_MAX: usize = 200;
+
+/// Threads that read and scan at most.
+const THREADS_MAX: usize = 4;
+/// Files that wait to be read at most; each may hold its folder open.
+const QUEUE_MAX: usize = 128;
+/// So few files are read by the thread that walks.
+const ALONE_MAX: usize = 32;
+
+/// Files that wait to be read, numbered in order.
+type Queue = Arc<Mutex<Receiver<(usize, Entry)>>>;
 
 /// What a search begins at.
 enum Start {
@@ -88,29 +106,10 @@ impl Search {
         let root = Root::open(&self.root)?;
         let mut found = Findings { bytes_max, ..Findings::default() };
         let walked = match self.start(&root)? {
-            Start::Folder => {
-                let walk = Walk { root: &root, bounds, hidden: false };
-                walk.visit(&self.path, &mut |met| {
-                    if self.glob.as_ref().is_some_and(|glob| !glob.is_match(met.path)) {
-                        return Ok(Flow::On);
-                    }
-                    if bounds.used_up()? {
-                        return Ok(Flow::Stop);
-                    }
-                    if secret::reason(met.path).is_some() {
-                        found.secret += 1;
-                        return Ok(Flow::On);
-                    }
-                    match met.read(FILE_BYTES_MAX) {
-                        Ok((_, false)) => found.large += 1,
-                        Ok((bytes, true)) => self.file(met.path, &bytes, bounds, &mut found)?,
-                        Err(_) => found.unreadable += 1,
-                    }
-                    Ok(Flow::On)
-                })?
-            }
+            Start::Folder => self.folder(&root, bounds, &mut found)?,
             Start::File(bytes) => {
-                self.file(&self.path, &bytes, bounds, &mut found)?;
+                let scanned = self.scan(&self.path, &bytes, bounds, true)?;
+                found.add(self.limit, scanned);
                 Walked::default()
             }
             Start::TooLarge => {
@@ -119,6 +118,101 @@ impl Search {
             }
         };
         Ok(found.into_output(walked))
+    }
+
+    /// Walks in order on this thread, and reads and scans on as many as there are processors; what they find is put in
+    /// order again.
+    fn folder(&self, root: &Root, bounds: &Bounds, found: &mut Findings) -> Result<Walked, StepError> {
+        let (jobs, queue) = sync_channel::<(usize, Entry)>(QUEUE_MAX);
+        // The workers alone hold it: once all of them are gone, sending fails instead of waiting.
+        let mut queue = Some(Arc::new(Mutex::new(queue)));
+        let threads = available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
+        let shared = Shared { hits: AtomicUsize::new(0), enough: self.limit + threads * self.per_file };
+        let (walked, mut scanned) = scope(|scope| -> Result<(Walked, Vec<(usize, Scanned)>), StepError> {
+            let mut workers = Vec::new();
+            let mut secret = 0;
+            let mut number = 0;
+            let walk = Walk { root, bounds, hidden: false };
+            let mut early = Vec::new();
+            let walked = walk.visit(&self.path, &mut |met| {
+                if self.glob.as_ref().is_some_and(|glob| !glob.is_match(met.path)) {
+                    return Ok(Flow::On);
+                }
+                if bounds.used_up()? {
+                    return Ok(Flow::Stop);
+                }
+                if secret::reason(met.path).is_some() {
+                    secret += 1;
+                    return Ok(Flow::On);
+                }
+                let job = (number, met.entry());
+                number += 1;
+                // A handful is read sooner than a thread is started.
+                if queue.is_some() && early.len() < ALONE_MAX {
+                    early.push(job);
+                    return Ok(Flow::On);
+                }
+                if let Some(queue) = queue.take() {
+                    workers.extend((0..threads).map(|_| {
+                        let (queue, shared) = (Arc::clone(&queue), &shared);
+                        scope.spawn(move || self.work(&queue, shared, bounds))
+                    }));
+                    for job in early.drain(..) {
+                        let _ = jobs.send(job);
+                    }
+                }
+                // Workers go only when their time is up; what they leave is said to be cut.
+                Ok(if jobs.send(job).is_ok() { Flow::On } else { Flow::Stop })
+            });
+            drop(jobs);
+            let mut scanned = Vec::new();
+            for (number, entry) in early {
+                scanned.push((number, self.entry(&entry, &shared, bounds)?));
+            }
+            for worker in workers {
+                match worker.join() {
+                    Ok(part) => scanned.extend(part?),
+                    Err(panic) => resume_unwind(panic),
+                }
+            }
+            found.secret += secret;
+            Ok((walked?, scanned))
+        })?;
+        scanned.sort_unstable_by_key(|(number, _)| *number);
+        for (_, scanned) in scanned {
+            found.add(self.limit, scanned);
+        }
+        Ok(walked)
+    }
+
+    /// Takes files until there are no more, or no time.
+    fn work(
+        &self,
+        queue: &Queue,
+        shared: &Shared,
+        bounds: &Bounds,
+    ) -> Result<Vec<(usize, Scanned)>, StepError> {
+        let mut done = Vec::new();
+        loop {
+            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok((number, entry)) = job else { return Ok(done) };
+            done.push((number, self.entry(&entry, shared, bounds)?));
+        }
+    }
+
+    fn entry(&self, entry: &Entry, shared: &Shared, bounds: &Bounds) -> Result<Scanned, StepError> {
+        // Files are handed out in order: where those before this one already fill the answer, this one is only counted.
+        let wanted = shared.hits.load(Ordering::Relaxed) < shared.enough;
+        if bounds.used_up()? {
+            return Ok(Scanned { cut: true, ..Scanned::default() });
+        }
+        let scanned = match entry.read(FILE_BYTES_MAX) {
+            Ok((_, false)) => Scanned { what: What::Large, ..Scanned::default() },
+            Ok((bytes, true)) => self.scan(&entry.path, &bytes, bounds, wanted)?,
+            Err(_) => Scanned { what: What::Unreadable, ..Scanned::default() },
+        };
+        shared.hits.fetch_add(scanned.hits, Ordering::Relaxed);
+        Ok(scanned)
     }
 
     /// What `path` names.
@@ -139,26 +233,17 @@ impl Search {
         }
     }
 
-    fn file(
-        &self,
-        path: &Path,
-        bytes: &[u8],
-        bounds: &Bounds,
-        found: &mut Findings,
-    ) -> Result<(), StepError> {
-        found.searched += 1;
-        found.bytes += bytes.len() as u64;
+    /// Looks through one file; the lines themselves only where they are `wanted`.
+    fn scan(&self, path: &Path, bytes: &[u8], bounds: &Bounds, wanted: bool) -> Result<Scanned, StepError> {
+        let mut scanned = Scanned { what: What::Text, bytes: bytes.len() as u64, ..Scanned::default() };
         if is_binary(bytes) {
-            found.binary += 1;
-            return Ok(());
+            return Ok(Scanned { what: What::Binary, ..scanned });
         }
         if secret::is_private_key(bytes) {
-            found.secret += 1;
-            return Ok(());
+            return Ok(Scanned { what: What::Secret, ..scanned });
         }
-        let Some(first) = self.regex.find(bytes) else { return Ok(()) };
+        let Some(first) = self.regex.find(bytes) else { return Ok(scanned) };
         let mut hits: Vec<(usize, usize)> = Vec::new();
-        let mut n = 0_usize;
         // Positions only move forward, so line numbers are counted once over the file.
         let (mut counted_to, mut line) = (0, 0);
         // An empty match behind the last newline is in no line.
@@ -172,13 +257,13 @@ impl Search {
             if let Some(inside) = self.regex.find(&bytes[start..end]) {
                 line += newlines(&bytes[counted_to..start]);
                 counted_to = start;
-                n += 1;
-                if hits.len() < self.per_file && found.shown + hits.len() < self.limit {
+                scanned.n += 1;
+                if wanted && hits.len() < self.per_file {
                     hits.push((line, inside.start()));
                 }
             }
             if bounds.used_up()? {
-                found.cut = true;
+                scanned.cut = true;
                 break;
             }
             next = (end < bytes.len())
@@ -187,26 +272,11 @@ impl Search {
                 .map(|hit| hit.start())
                 .filter(in_a_line);
         }
-        if n == 0 {
-            return Ok(());
-        }
-        found.n += n;
-        found.files_n += 1;
-        found.shown += hits.len();
-        if hits.len() < n {
-            found.cut = true;
-        }
+        scanned.hits = hits.len();
         if !hits.is_empty() {
-            let value = self.shown(path, bytes, n, &hits);
-            let size = value.to_string().len();
-            if found.produced + size > found.bytes_max {
-                found.cut = true;
-            } else {
-                found.produced += size;
-                found.files.push(value);
-            }
+            scanned.value = Some(self.shown(path, bytes, scanned.n, &hits));
         }
-        Ok(())
+        Ok(scanned)
     }
 
     fn shown(&self, path: &Path, bytes: &[u8], n: usize, hits: &[(usize, usize)]) -> Value {
@@ -236,6 +306,41 @@ impl Search {
     }
 }
 
+/// Between the thread that walks and those that read.
+struct Shared {
+    /// Hits with their lines, so far.
+    hits: AtomicUsize,
+    /// With so many, those of the files before any that is not yet taken fill the answer: files that are read at the same
+    /// time may be out of order.
+    enough: usize,
+}
+
+/// What one file was.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum What {
+    /// Not looked at.
+    #[default]
+    Nothing,
+    Text,
+    Binary,
+    Secret,
+    Large,
+    Unreadable,
+}
+
+/// What one file gave.
+#[derive(Default)]
+struct Scanned {
+    what: What,
+    bytes: u64,
+    /// Lines that match.
+    n: usize,
+    /// Of them in `value`.
+    hits: usize,
+    value: Option<Value>,
+    cut: bool,
+}
+
 #[derive(Default)]
 struct Findings {
     n: usize,
@@ -254,6 +359,43 @@ struct Findings {
 }
 
 impl Findings {
+    /// Adds the next file, in order, with as many of its lines as `limit` and the bytes allow.
+    fn add(&mut self, limit: usize, scanned: Scanned) {
+        let Scanned { what, bytes, n, hits, value, cut } = scanned;
+        let count = match what {
+            What::Nothing | What::Text => None,
+            What::Binary => Some(&mut self.binary),
+            What::Secret => Some(&mut self.secret),
+            What::Large => Some(&mut self.large),
+            What::Unreadable => Some(&mut self.unreadable),
+        };
+        if let Some(count) = count {
+            *count += 1;
+        }
+        self.searched += usize::from(matches!(what, What::Text | What::Binary | What::Secret));
+        self.bytes += bytes;
+        self.cut |= cut;
+        if n == 0 {
+            return;
+        }
+        self.n += n;
+        self.files_n += 1;
+        let hits = hits.min(limit.saturating_sub(self.shown));
+        self.cut |= hits < n;
+        let Some(mut value) = value.filter(|_| hits > 0) else { return };
+        if let Some(Value::Array(lines)) = value.get_mut("hits") {
+            lines.truncate(hits);
+        }
+        self.shown += hits;
+        let size = value.to_string().len();
+        if self.produced + size > self.bytes_max {
+            self.cut = true;
+        } else {
+            self.produced += size;
+            self.files.push(value);
+        }
+    }
+
     fn into_output(self, walked: Walked) -> StepOutput {
         let skipped: Map<String, Value> = [
             ("binary", self.binary),

@@ -7,8 +7,9 @@
 
 mod glob;
 mod grep;
+mod outline;
 mod read;
-mod root;
+pub(super) mod root;
 mod secret;
 mod symbol;
 mod walk;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 use self::{
     glob::{Listing, Tree},
     grep::Search,
+    outline::Outline,
     read::{Looking, Reading},
     root::Bounds,
 };
@@ -32,10 +34,11 @@ use crate::engine::ErrorKind;
 ///
 /// | step | value |
 /// |---|---|
-/// | `fs.read` | `{path, from, to, bytes, text, truncated, next?, lossy?, binary?}`: lines `from..=to`, counted from 1; `bytes` is the file's size |
+/// | `fs.read` | `{path, from, to, bytes, text, truncated, next?, lossy?, binary?}`: lines `from..=to`, counted from 1; `bytes` is the file's size. With `tail` the last lines of any file up to 16 MiB, without numbers: `{path, bytes, text, truncated, lossy?}`, `truncated` where the beginning is left out |
 /// | `fs.glob` | `{n, files: [path], unreadable, truncated}`: `n` counts all matches |
 /// | `fs.grep` | `{n, files_n, files: [{path, n, hits: [{line, text, symbol?, before?, after?}]}], searched, skipped: {binary?, large?, secret?, unreadable?}, truncated}` |
 /// | `fs.stat` | `{path, exists, kind, bytes, modified}`: `kind` is `file`, `folder` or `other` |
+/// | `fs.outline` | `{n, files_n, files: [{path, language, lines, bytes, n, symbols: [{line, depth, name, signature}]}], skipped, truncated}` |
 /// | `fs.tree` | `{path, n, folders: [{path, n}], files: [name], unreadable, truncated}`: `n` counts files at any depth |
 ///
 /// # Errors
@@ -64,6 +67,10 @@ pub async fn run(
         "fs.stat" => {
             let looking = Looking::read(&arguments, context)?;
             blocking(move || looking.run()).await
+        }
+        "fs.outline" => {
+            let outline = Outline::read(&arguments, context)?;
+            blocking(move || outline.run(&bounds, bytes_max)).await
         }
         "fs.tree" => {
             let tree = Tree::read(&arguments, context)?;

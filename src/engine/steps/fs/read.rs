@@ -1,7 +1,7 @@
 //! `fs.read` and `fs.stat`: one file.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom},
     path::PathBuf,
 };
 
@@ -19,6 +19,8 @@ use crate::engine::{
 
 /// Most text returned by one read, in bytes.
 const TEXT_BYTES_MAX: usize = 512 << 10;
+/// Most text returned by a read of a file's end, in bytes.
+const TAIL_BYTES_MAX: usize = 16 << 20;
 /// How far into a file a read may look for its lines, in bytes.
 const LOOK_BYTES_MAX: u64 = 64 << 20;
 
@@ -28,6 +30,7 @@ pub(super) struct Reading {
     path: PathBuf,
     offset: usize,
     limit: usize,
+    tail: bool,
 }
 
 impl Reading {
@@ -42,6 +45,7 @@ impl Reading {
             path,
             offset: arguments.count("offset", 1, 1, usize::MAX >> 1)?,
             limit: arguments.count("limit", 400, 1, 20_000)?,
+            tail: arguments.flag("tail")?,
         })
     }
 
@@ -69,6 +73,11 @@ impl Reading {
                 "truncated": false,
             });
             return Ok(StepOutput { value, bytes: 0 });
+        }
+        if self.tail {
+            return tail(reader.into_inner().into_inner(), metadata.len(), bytes_max)
+                .map(|(text, truncated)| self.tail_output(&text, metadata.len(), truncated))
+                .map_err(failed);
         }
         let text_max = TEXT_BYTES_MAX.min(bytes_max);
         let mut text: Vec<u8> = Vec::new();
@@ -134,6 +143,36 @@ impl Reading {
         }
         Ok(StepOutput { value, bytes })
     }
+}
+
+impl Reading {
+    fn tail_output(&self, text: &[u8], size: u64, truncated: bool) -> StepOutput {
+        let lossy = std::str::from_utf8(text).is_err();
+        let mut value = json!({
+            "path": shown(&self.path),
+            "bytes": size,
+            "text": String::from_utf8_lossy(text),
+            "truncated": truncated,
+        });
+        if lossy {
+            value["lossy"] = true.into();
+        }
+        StepOutput { value, bytes: text.len() as u64 }
+    }
+}
+
+/// The last lines of a file of `size` bytes, as many as are allowed, and whether something before them was left out.
+fn tail(mut file: impl Read + Seek, size: u64, bytes_max: usize) -> std::io::Result<(Vec<u8>, bool)> {
+    let wanted = TAIL_BYTES_MAX.min(bytes_max) as u64;
+    let start = size.saturating_sub(wanted);
+    file.seek(SeekFrom::Start(start))?;
+    let mut text = Vec::new();
+    file.take(wanted).read_to_end(&mut text)?;
+    if start > 0 {
+        let line = text.iter().position(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        text.drain(..line);
+    }
+    Ok((text, start > 0))
 }
 
 /// `fs.stat`, arguments checked.

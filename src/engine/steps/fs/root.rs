@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read},
     path::{Component, Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,7 +27,7 @@ const MARGIN_MAX: Duration = Duration::from_millis(25);
 
 /// A granted root, opened.
 pub(in crate::engine::steps) struct Root {
-    dir: Dir,
+    dir: Arc<Dir>,
     shown: PathBuf,
 }
 
@@ -112,16 +113,16 @@ impl Root {
                 ),
             )
         })?;
-        Ok(Self { dir, shown: path.to_owned() })
+        Ok(Self { dir: Arc::new(dir), shown: path.to_owned() })
     }
 
     /// The directory itself.
-    pub(super) const fn dir(&self) -> &Dir {
+    pub(super) const fn dir(&self) -> &Arc<Dir> {
         &self.dir
     }
 
     /// `path` with its symlinks resolved, relative to the root, and what stands there.
-    pub(super) fn locate(&self, path: &Path) -> Result<(PathBuf, Metadata), StepError> {
+    pub(in crate::engine::steps) fn locate(&self, path: &Path) -> Result<(PathBuf, Metadata), StepError> {
         if path.as_os_str().is_empty() {
             let metadata = self.dir.dir_metadata().map_err(|error| self.failed(path, &error))?;
             return Ok((PathBuf::new(), metadata));
@@ -180,25 +181,47 @@ pub(super) fn open_regular(dir: &Dir, path: &Path) -> io::Result<File> {
     if !dir.symlink_metadata(path)?.is_file() {
         return Err(io::ErrorKind::Unsupported.into());
     }
+    open_listed(dir, path).map(|(file, _)| file)
+}
+
+/// As [`open_regular`], of a path that the folder's own listing called a regular file; also its size in bytes.
+fn open_listed(dir: &Dir, path: &Path) -> io::Result<(File, u64)> {
     let mut options = OpenOptions::new();
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NOFOLLOW;
     options.read(true).custom_flags(flags.bits().cast_signed());
     let file = dir.open_with(path, &options)?;
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    Ok(file)
+    Ok((file, metadata.len()))
 }
 
 /// Up to `bytes_max` bytes of the regular file at `path`, and whether that was all.
 pub(super) fn read_capped(dir: &Dir, path: &Path, bytes_max: usize) -> io::Result<(Vec<u8>, bool)> {
-    let file = open_regular(dir, path)?;
-    let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-    let mut bytes = Vec::with_capacity(size.min(bytes_max).saturating_add(1));
-    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
-    let whole = bytes.len() <= bytes_max;
-    bytes.truncate(bytes_max);
-    Ok((bytes, whole))
+    if !dir.symlink_metadata(path)?.is_file() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    read_listed(dir, path, bytes_max)
+}
+
+/// As [`read_capped`], of a path that the folder's own listing called a regular file: it need not be looked at before it
+/// is opened.
+pub(super) fn read_listed(dir: &Dir, path: &Path, bytes_max: usize) -> io::Result<(Vec<u8>, bool)> {
+    let (mut file, size) = open_listed(dir, path)?;
+    let wanted = usize::try_from(size).unwrap_or(usize::MAX).min(bytes_max);
+    let mut bytes = vec![0; wanted];
+    let mut filled = 0;
+    while filled < wanted {
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok((bytes, size <= bytes_max as u64))
 }
 
 /// Whether `head`, the beginning of a file, is that of a binary file: it holds a NUL byte, as git has it.

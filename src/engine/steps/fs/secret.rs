@@ -1,6 +1,6 @@
 //! What no `fs.*` or `git.*` step shows the content of: files that hold credentials by their nature.
 //!
-//! The list is fixed and errs on the side of refusing; it is part of the contract of the steps (README, `fs.*`).
+//! The list is fixed and errs on the side of refusing; it is part of the contract of the steps (`docs/patterns.md`).
 
 use std::path::{Component, Path};
 

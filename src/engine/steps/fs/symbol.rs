@@ -39,9 +39,8 @@ impl Looks {
         match path.extension().and_then(|extension| extension.to_str()).unwrap_or_default() {
             "md" | "markdown" | "mdx" => Self::Markdown,
             "c" | "h" | "cc" | "cpp" | "cxx" | "hh" | "hpp" | "m" | "mm" => Self::C,
-            "json" | "toml" | "yaml" | "yml" | "lock" | "txt" | "csv" | "xml" | "html" | "css" | "svg" => {
-                Self::None
-            }
+            "json" | "jsonl" | "toml" | "yaml" | "yml" | "lock" | "txt" | "rst" | "adoc" | "log" | "csv"
+            | "xml" | "html" | "css" | "svg" => Self::None,
             _ => Self::Code,
         }
     }
@@ -129,6 +128,7 @@ mod tests {
             ("a.c", "static int go(int a)\n{\n    return a;\n}", 3, Some("static int go(int a)")),
             ("a.md", "# One\ntext\n## Two\nmore", 4, Some("## Two")),
             ("a.json", "{\n  \"class\": 1\n}", 2, None),
+            ("a.rst", "a\n class of its own\n   more", 3, None),
         ] {
             assert_eq!(enclosing(name, text, line).as_deref(), expected, "{name}: {text}");
         }

@@ -4,13 +4,14 @@
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use cap_std::fs::Dir;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::{
-    root::{Bounds, Root, read_capped},
+    root::{Bounds, Root, read_capped, read_listed},
     secret,
 };
 use crate::engine::steps::StepError;
@@ -26,14 +27,29 @@ const IGNORE_BYTES_MAX: usize = 1 << 20;
 pub(super) struct Met<'a> {
     /// Relative to the root.
     pub(super) path: &'a Path,
-    parent: &'a Dir,
+    parent: &'a Arc<Dir>,
     name: &'a OsStr,
 }
 
 impl Met<'_> {
+    /// The file, to be read later or elsewhere.
+    pub(super) fn entry(&self) -> Entry {
+        Entry { path: self.path.to_owned(), parent: Arc::clone(self.parent), name: self.name.to_owned() }
+    }
+}
+
+/// A regular file that was met. Holds its folder open.
+pub(super) struct Entry {
+    /// Relative to the root.
+    pub(super) path: PathBuf,
+    parent: Arc<Dir>,
+    name: OsString,
+}
+
+impl Entry {
     /// Up to `bytes_max` bytes of it, and whether that was all.
     pub(super) fn read(&self, bytes_max: usize) -> std::io::Result<(Vec<u8>, bool)> {
-        read_capped(self.parent, Path::new(self.name), bytes_max)
+        read_listed(&self.parent, Path::new(&self.name), bytes_max)
     }
 }
 
@@ -89,12 +105,18 @@ impl Walk<'_> {
             self.folder(self.root.dir(), start, 0, &mut state)?;
         } else {
             let dir = self.root.dir().open_dir(start).map_err(|error| self.root.failed(start, &error))?;
-            self.folder(&dir, start, 0, &mut state)?;
+            self.folder(&Arc::new(dir), start, 0, &mut state)?;
         }
         Ok(state.walked)
     }
 
-    fn folder(&self, dir: &Dir, path: &Path, depth: usize, state: &mut State<'_>) -> Result<Flow, StepError> {
+    fn folder(
+        &self,
+        dir: &Arc<Dir>,
+        path: &Path,
+        depth: usize,
+        state: &mut State<'_>,
+    ) -> Result<Flow, StepError> {
         let Ok(entries) = dir.entries() else {
             state.walked.unreadable += 1;
             return Ok(Flow::On);
@@ -132,7 +154,7 @@ impl Walk<'_> {
 
     fn entries(
         &self,
-        dir: &Dir,
+        dir: &Arc<Dir>,
         path: &Path,
         depth: usize,
         names: &[(OsString, bool)],
@@ -158,7 +180,7 @@ impl Walk<'_> {
                     state.walked.unreadable += 1;
                     continue;
                 };
-                if self.folder(&below, &child, depth + 1, state)? == Flow::Stop {
+                if self.folder(&Arc::new(below), &child, depth + 1, state)? == Flow::Stop {
                     return Ok(Flow::Stop);
                 }
             } else if (state.visit)(&Met { path: &child, parent: dir, name })? == Flow::Stop {

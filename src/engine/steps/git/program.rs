@@ -3,22 +3,19 @@
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
-    process::Stdio,
     sync::OnceLock,
     time::Instant,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    process::Command,
-};
 use tokio_util::sync::CancellationToken;
 
 use super::discover::Repository;
 use crate::engine::{
     ErrorKind,
-    steps::{ENDS_EARLY, StepContext, StepError},
+    steps::{
+        ENDS_EARLY, StepContext, StepError,
+        process::{self, Fault, Keep, Program},
+    },
 };
 
 /// Most text of git's own complaints that is kept, in bytes.
@@ -94,28 +91,14 @@ pub(super) struct Answer {
 
 /// The first `git` in an absolute folder of the search path `path`.
 fn find(path: &OsStr) -> Option<PathBuf> {
-    std::env::split_paths(path)
-        .filter(|folder| folder.is_absolute())
-        .map(|folder| folder.join("git"))
-        .find(|program| program.is_file() && rustix::fs::access(program, rustix::fs::Access::EXEC_OK).is_ok())
+    let folders: Vec<PathBuf> = std::env::split_paths(path).filter(|folder| folder.is_absolute()).collect();
+    process::find(OsStr::new("git"), &folders)
 }
 
 /// The installed git, looked up once. The search path is the process's own and no setting of ours.
 fn installed() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     PROGRAM.get_or_init(|| find(&std::env::var_os("PATH")?)).as_deref()
-}
-
-/// The process group of a running git; ends with it unless released.
-struct Group(Option<Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(pid) = self.0 {
-            // An error means that it has ended by itself.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-    }
 }
 
 /// Runs `git <arguments>` on `repository` and returns at most `stdout_max` bytes of its output.
@@ -152,98 +135,68 @@ async fn run_program(
             "the first `git` in PATH lies inside the workspace and is not run; put the real one first",
         ));
     }
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .env("PATH", program.parent().unwrap_or(Path::new("/usr/bin")))
-        .envs(ENVIRONMENT.iter().copied())
-        .args(["--no-pager", "--literal-pathspecs", "--no-optional-locks"]);
+    let mut words: Vec<OsString> =
+        ["--no-pager", "--literal-pathspecs", "--no-optional-locks"].map(OsString::from).into();
     for setting in OVERRIDES {
-        command.args(["-c", setting]);
+        words.extend(["-c".into(), setting.into()]);
     }
-    command.arg(joined("--git-dir=", &repository.git_dir));
+    words.push(joined("--git-dir=", &repository.git_dir));
     if !repository.bare {
-        command.arg(joined("--work-tree=", &repository.root));
+        words.push(joined("--work-tree=", &repository.root));
     }
-    command
-        .args(arguments)
-        .current_dir(&repository.root)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| {
-        StepError::new(
+    words.extend_from_slice(arguments);
+    let path = program.parent().unwrap_or(Path::new("/usr/bin"));
+    let environment: Vec<(OsString, OsString)> = ENVIRONMENT
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .chain([("PATH".into(), path.into())])
+        .collect();
+    let ended = process::run(
+        &Program {
+            path: program,
+            arguments: &words,
+            environment: &environment,
+            folder: &repository.root,
+            guest: false,
+            merged: false,
+            out: Keep::Only(stdout_max),
+            err: Keep::Head(STDERR_BYTES_MAX),
+            written_max: u64::MAX,
+            deadline: deadline.checked_sub(ENDS_EARLY).unwrap_or(deadline),
+        },
+        cancel,
+    )
+    .await
+    .map_err(|fault| unfinished(program, &fault))?;
+    let (success, code) = (ended.success(), ended.code());
+    let cut = ended.out.is_cut();
+    if cut || success {
+        Ok(Answer { stdout: ended.out.into_head(), cut })
+    } else {
+        Err(failure(&ended.err.into_head(), code))
+    }
+}
+
+/// The error of a git that gave no answer.
+fn unfinished(program: &Path, fault: &Fault) -> StepError {
+    match fault {
+        Fault::Start(kind) => StepError::new(
             ErrorKind::ProgramFailed,
-            format!("{} could not be started: {}", program.display(), error.kind()),
-        )
-    })?;
-    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
-    let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(StepError::new(ErrorKind::Internal, "git was started without pipes"));
-    };
-    let deadline = deadline.checked_sub(ENDS_EARLY).unwrap_or(deadline);
-    let pid = group.0;
-    let work = async {
-        let out = async {
-            let read = capped(&mut stdout, stdout_max).await;
-            if let (Ok((_, true)), Some(pid)) = (&read, pid) {
-                // Enough: it must not wait for a reader that has left. An error means that it has ended by itself.
-                let _ = kill_process_group(pid, Signal::KILL);
-            }
-            read
-        };
-        let err = async {
-            let read = capped(&mut stderr, STDERR_BYTES_MAX).await;
-            // The rest is thrown away, but read: a full pipe would stop git.
-            tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
-            read
-        };
-        let (out, err) = tokio::join!(out, err);
-        let ((out, cut), (err, _)) = (out?, err?);
-        let status = child.wait().await?;
-        Ok::<_, std::io::Error>((out, cut, err, status))
-    };
-    let ended = tokio::select! {
-        biased;
-        () = cancel.cancelled() => {
-            return Err(StepError::new(ErrorKind::Cancelled, "cancelled by the caller"));
-        }
-        () = tokio::time::sleep_until(deadline.into()) => {
-            return Err(StepError::new(
-                ErrorKind::Deadline,
-                "git took longer than the step may; ask for less (a path, a shorter time), or allow more time",
-            ));
-        }
-        ended = work => ended,
-    };
-    let (stdout, cut, stderr, status) = ended.map_err(|error| {
-        StepError::new(
-            ErrorKind::ProgramFailed,
-            format!("the output of git could not be read: {}", error.kind()),
-        )
-    })?;
-    group.0 = None;
-    if cut || status.success() { Ok(Answer { stdout, cut }) } else { Err(failure(&stderr, status.code())) }
+            format!("{} could not be started: {kind}", program.display()),
+        ),
+        Fault::Cancelled => StepError::new(ErrorKind::Cancelled, "cancelled by the caller"),
+        Fault::Deadline => StepError::new(
+            ErrorKind::Deadline,
+            "git took longer than the step may; ask for less (a path, a shorter time), or allow more time",
+        ),
+        Fault::Read(_) | Fault::Flood(_) => StepError::new(ErrorKind::ProgramFailed, format!("git: {fault}")),
+    }
 }
 
 fn joined(flag: &str, path: &Path) -> OsString {
     let mut joined = OsString::from(flag);
     joined.push(path);
     joined
-}
-
-/// Reads up to `bytes_max` bytes, and whether there was more.
-async fn capped(reader: &mut (impl AsyncRead + Unpin), bytes_max: usize) -> std::io::Result<(Vec<u8>, bool)> {
-    let mut bytes = Vec::new();
-    (&mut *reader).take(bytes_max as u64).read_to_end(&mut bytes).await?;
-    if bytes.len() < bytes_max {
-        return Ok((bytes, false));
-    }
-    let mut more = [0];
-    let cut = reader.read(&mut more).await? > 0;
-    Ok((bytes, cut))
 }
 
 /// What git's complaint means, by its words (`LC_ALL=C`).
@@ -301,6 +254,8 @@ fn failure(stderr: &[u8], code: Option<i32>) -> StepError {
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+
+    use rustix::process::Pid;
 
     use super::*;
 

@@ -1,0 +1,41 @@
+//! What steps reach beyond the store and the workspace: shared by all runs of a process, opened when first used.
+
+use std::time::Duration;
+
+use super::{
+    figures::Figures,
+    steps::{http, llm, mcp, sql},
+};
+use crate::scope::Scope;
+
+/// The ways out of the process. By default none is configured.
+#[derive(Debug, Default)]
+pub struct Outside {
+    /// For `http.get`.
+    pub http: http::Http,
+    /// The databases of `sql.*`.
+    pub sql: sql::Sources,
+    /// The servers of `mcp.*`.
+    pub mcp: mcp::Servers,
+    /// The models of `llm.complete`.
+    pub llm: llm::Models,
+    /// What calls cost, for `server.stats`.
+    pub figures: Figures,
+}
+
+impl Outside {
+    /// Longest that [`Outside::close`] may take.
+    pub const CLOSE_MAX: Duration = Duration::from_millis(1_200);
+
+    /// What of it does not work now, as far as that concerns calls of `scope`: one text each, its part first.
+    #[must_use]
+    pub fn degraded(&self, scope: &Scope) -> Vec<String> {
+        self.sql.ailing(scope.project()).map(|(name, reason)| format!("database {name}: {reason}")).collect()
+    }
+
+    /// Ends what is open: connections, and the processes of child servers. Nothing can be used afterwards.
+    pub async fn close(&self) {
+        let closing = async { tokio::join!(self.mcp.close(), self.sql.close()) };
+        let _ = tokio::time::timeout(Self::CLOSE_MAX, closing).await;
+    }
+}

@@ -1,0 +1,6 @@
+//! `mcp.*` against real processes, well-behaved and not.
+
+mod bad;
+mod calls;
+mod processes;
+mod support;
