@@ -51,7 +51,7 @@ fn inputs(pattern: &str) -> Value {
         "memory.timeline" => json!({"query": "harbour"}),
         "memory.by-tag" => json!({"tag": "queue"}),
         "code.find" => json!({"text": "harbour_7"}),
-        "code.outline" => json!({"path": "src/harbour/part_7.rs"}),
+        "code.outline" => json!({"path": "src/ledger/part_7.rs"}),
         "test.digest" | "build.digest" | "log.digest" => json!({"file": "target/output.log"}),
         _ => json!({}),
     }

@@ -375,7 +375,7 @@ pub(crate) async fn clone(bundle: &Path, root: &Path) -> Result<(), String> {
 }
 
 /// When copied files say that they last changed: answers that tell it are the same on every machine.
-const COPIED: Duration = Duration::from_secs(1_772_364_600);
+const COPIED: Duration = Duration::from_mins(29_539_410);
 
 /// Copies files and folders; links are left out.
 pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
