@@ -200,11 +200,13 @@ fn ms(duration: Duration) -> f64 {
 
 /// How long at least one step that waits for a foreign program ran.
 fn foreign(steps: &[StepReceipt], pattern: &Pattern) -> Duration {
+    let asks = |uses: &str| uses.starts_with("git.") || uses == "exec.run";
+    // A loop over steps that do nothing else waits as they do.
     let waits = |id: &str| {
-        pattern
-            .steps
-            .iter()
-            .any(|step| step.id == id && (step.uses.uses.starts_with("git.") || step.uses.uses == "exec.run"))
+        pattern.steps.iter().filter(|step| step.id == id).any(|step| {
+            let mut inner = step.children.iter().flatten().peekable();
+            asks(&step.uses.uses) || (inner.peek().is_some() && inner.all(|inner| asks(&inner.uses.uses)))
+        })
     };
     let mut spans: Vec<(Duration, Duration)> = steps
         .iter()
@@ -246,6 +248,11 @@ async fn measure(local: &Local, pattern: &Arc<Pattern>) -> Result<(Vec<Duration>
             .execute(&local.scope(), request, around)
             .await
             .map_err(|error| format!("{}: {error}", pattern.name))?;
+        if run == 10 && std::env::args().any(|argument| argument == "--steps") {
+            for step in &execution.receipt.steps {
+                println!("    {:<14} from {:>8.2} for {:>8.2} ms", step.id, ms(step.began), ms(step.elapsed));
+            }
+        }
         if run >= 5 {
             whole.push(execution.receipt.elapsed);
             own.push(execution.receipt.elapsed.saturating_sub(foreign(&execution.receipt.steps, pattern)));

@@ -286,17 +286,26 @@ fn outside(config: &Config, mcp: Servers, local: bool) -> Outside {
 fn databases(config: &Config, local: bool) -> Sources {
     let specs = config.sources.iter().cloned().map(|mut spec| {
         for project in spec.projects.iter_mut().flatten() {
-            *project = project_called(config, project);
+            *project = project_called(config, project, local);
         }
         spec
     });
     Sources::new(specs, local, |name| std::env::var_os(name))
 }
 
-/// The project that the configuration calls `name`: its id, or its alias there.
-fn project_called(config: &Config, name: &ProjectId) -> ProjectId {
-    let aliased = config.projects.iter().find(|project| project.alias.as_deref() == Some(name.as_str()));
-    aliased.map_or_else(|| name.clone(), |project| project.id.clone())
+/// The project that the configuration calls `name`, by its id or its alias there. On the machine of one user that is the
+/// project of its root, as in [`is_project`].
+fn project_called(config: &Config, name: &ProjectId, local: bool) -> ProjectId {
+    let is_named =
+        |project: &&ProjectSetting| project.id == *name || project.alias.as_deref() == Some(name.as_str());
+    let home = config.home.as_deref();
+    config.projects.iter().find(is_named).map_or_else(
+        || name.clone(),
+        |project| {
+            let root = if local { configured_root_of(project, home) } else { None };
+            root.map_or_else(|| project.id.clone(), |root| project_of(&root, home))
+        },
+    )
 }
 
 /// The other MCP servers for one local user, who configured them: without `projects` every project may call them.

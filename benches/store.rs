@@ -1,0 +1,429 @@
+//! `cargo bench --bench store [-- SECTION…]`: what stores take, on this machine. Sections: `search`, `write`; all of them
+//! where none is named. SQLite in a temporary file; PostgreSQL where `TMWS_TEST_POSTGRES_URL` names a server:
+//! `scripts/postgres cargo bench --bench store`.
+//!
+//! Texts are made by a fixed recipe, vectors by the built-in table. Every search is another question; the promised
+//! figures are of searches by words and meaning together.
+
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    fmt::Write as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tmws::{
+    embedding::{self, Embeddings},
+    scope::{ProjectId, Scope},
+    store::{
+        Memory, MemoryFilter, MemoryQuery, NewMemory, PostgresOptions, Retrieval, SharedStore, SqliteOptions,
+        StoreOptions,
+    },
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Questions asked one after the other.
+const QUESTIONS: usize = 300;
+/// Questions asked at once, and how many rounds of it.
+const AT_ONCE: usize = 50;
+const ROUNDS: usize = 6;
+/// Hits wanted.
+const WANTED: usize = 10;
+/// Questions whose answers are compared with those of a whole scan.
+const COMPARED: usize = 100;
+
+/// What is promised of a search's P95, by store and number of memories.
+const PROMISED: [(&str, usize, Duration); 4] = [
+    ("sqlite", 10_000, Duration::from_millis(2)),
+    ("sqlite", 100_000, Duration::from_millis(8)),
+    ("postgres", 10_000, Duration::from_millis(3)),
+    ("postgres", 100_000, Duration::from_millis(8)),
+];
+const AT_ONCE_PROMISED: Duration = Duration::from_millis(40);
+const RECALL_PROMISED: f64 = 0.95;
+
+/// Numbers that look random and are the same each time (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % sides as u64) as usize
+    }
+
+    fn pick<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words[self.roll(words.len())]
+    }
+}
+
+const WHO: &[&str] = &[
+    "the payment service",
+    "our billing team",
+    "the nightly import",
+    "the search index",
+    "the login page",
+    "Mara",
+    "the release branch",
+    "the mobile client",
+    "the audit log",
+    "the message queue",
+    "the warehouse",
+    "the gateway",
+    "the report generator",
+    "the staging cluster",
+    "the translator",
+    "the scheduler",
+    "the web shop",
+    "Okafor",
+];
+const DOES: &[&str] = &[
+    "retries",
+    "rejects",
+    "caches",
+    "deletes",
+    "encrypts",
+    "renames",
+    "delays",
+    "compresses",
+    "validates",
+    "forwards",
+    "archives",
+    "merges",
+    "rotates",
+    "throttles",
+    "duplicates",
+    "signs",
+    "migrates",
+    "verifies",
+];
+const WHAT: &[&str] = &[
+    "old invoices",
+    "expired tokens",
+    "large uploads",
+    "customer addresses",
+    "failed jobs",
+    "daily summaries",
+    "broken images",
+    "temporary files",
+    "currency rates",
+    "password hashes",
+    "delivery notes",
+    "session cookies",
+    "debug symbols",
+    "empty carts",
+    "foreign keys",
+    "calendar events",
+    "voice messages",
+    "gift vouchers",
+];
+const WHEN: &[&str] = &[
+    "every hour",
+    "after three attempts",
+    "before a deployment",
+    "on the first of the month",
+    "when the disk is full",
+    "only in production",
+    "during the backup",
+    "if nobody is logged in",
+    "since the outage in March",
+    "twice a day",
+    "as long as the flag is set",
+    "unless a manager approves",
+];
+const WHY: &[&str] = &[
+    "because the vendor asked for it",
+    "to save memory",
+    "since auditors want proof",
+    "so that tests stay quick",
+    "which surprised everybody",
+    "as agreed with legal",
+    "to keep latency low",
+    "although it costs more",
+    "because of a race in the old driver",
+    "until the contract ends",
+];
+
+fn text(number: usize, dice: &mut Dice) -> String {
+    let mut text = format!(
+        "{} {} {} {} {}",
+        dice.pick(WHO),
+        dice.pick(DOES),
+        dice.pick(WHAT),
+        dice.pick(WHEN),
+        dice.pick(WHY)
+    );
+    if number.is_multiple_of(3) {
+        let _ = write!(text, "; see ticket {} about {}", dice.roll(90_000), dice.pick(WHAT));
+    }
+    let _ = write!(text, " (case {number})");
+    text
+}
+
+fn question(dice: &mut Dice) -> String {
+    format!("when does {} handle {} {}?", dice.pick(WHO), dice.pick(WHAT), dice.pick(WHEN))
+}
+
+fn scope() -> Scope {
+    Scope::mint(ProjectId::parse("bench").expect("a project's name"), "local", "default", None)
+}
+
+fn memories(from: usize, to: usize) -> Result<Vec<Memory>> {
+    let mut dice = Dice(0x9E37_79B9 + from as u64);
+    (from..to)
+        .map(|number| {
+            let when = "2026-05-01T12:00:00Z";
+            Ok(serde_json::from_value(json!({
+                "id": format!("m_01KE6P4YM0{number:016}"), "project": "bench", "content": text(number, &mut dice),
+                "tags": [dice.pick(WHAT), format!("t{}", number % 50)], "importance": (number % 10) as f64 / 10.0,
+                "kind": ["note", "decision", "todo", "fact"][number % 4], "principal": "local", "agent": "default",
+                "created": when, "updated": when,
+            }))?)
+        })
+        .collect()
+}
+
+fn query(text: String, by: Retrieval) -> MemoryQuery {
+    MemoryQuery { text, by, filter: MemoryFilter { limit: WANTED, ..MemoryFilter::default() } }
+}
+
+fn percentile(sorted: &[Duration], of: usize) -> Duration {
+    sorted[(sorted.len() * of).div_ceil(100).clamp(1, sorted.len()) - 1]
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+const fn verdict(kept: bool) -> &'static str {
+    if kept { "kept" } else { "NOT KEPT" }
+}
+
+/// Fills a store up to `many` and waits until all of it has vectors.
+async fn fill(store: &SharedStore, from: usize, many: usize) -> Result<Duration> {
+    let now = Timestamp::now();
+    let began = Instant::now();
+    for start in (from..many).step_by(1_000) {
+        store.import(&scope(), memories(start, (start + 1_000).min(many))?, now).await?;
+    }
+    let took = began.elapsed();
+    loop {
+        let progress = store.embedding().await?;
+        if progress.embedded >= progress.memories {
+            return Ok(took);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn ask_in_turn(store: &SharedStore, by: Retrieval) -> Result<Vec<Duration>> {
+    let mut dice = Dice(77);
+    let mut times = Vec::new();
+    for turn in 0..QUESTIONS + 10 {
+        let asked = query(question(&mut dice), by);
+        let began = Instant::now();
+        store.search(&scope(), asked, Timestamp::now()).await?;
+        if turn >= 10 {
+            times.push(began.elapsed());
+        }
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+async fn ask_at_once(store: &SharedStore) -> Result<Duration> {
+    let mut dice = Dice(99);
+    let mut sum = Duration::ZERO;
+    for _ in 0..ROUNDS {
+        let asking: Vec<_> = (0..AT_ONCE)
+            .map(|_| {
+                let (store, asked) = (Arc::clone(store), query(question(&mut dice), Retrieval::Hybrid));
+                tokio::spawn(async move {
+                    let began = Instant::now();
+                    store.search(&scope(), asked, Timestamp::now()).await.map(|_| began.elapsed())
+                })
+            })
+            .collect();
+        for one in asking {
+            sum += one.await??;
+        }
+    }
+    Ok(sum / u32::try_from(AT_ONCE * ROUNDS)?)
+}
+
+/// The share of the nearest memories of a whole scan that a search by meaning finds.
+async fn recall(store: &SharedStore, many: usize) -> Result<f64> {
+    let embeddings = Embeddings::builtin();
+    let mut all = Vec::with_capacity(many);
+    for start in (0..many).step_by(1_000) {
+        let page = memories(start, (start + 1_000).min(many))?;
+        let vectors =
+            embeddings.embed(page.iter().map(|memory| memory.content.clone()).collect()).await?.vectors;
+        all.extend(page.into_iter().map(|memory| memory.id).zip(vectors));
+    }
+    let mut dice = Dice(77);
+    let (mut found, mut wanted) = (0, 0);
+    for _ in 0..COMPARED {
+        let asked = question(&mut dice);
+        let vector = embeddings.embed(vec![asked.clone()]).await?.vectors.remove(0);
+        let mut near: Vec<(f32, &str)> =
+            all.iter().map(|(id, other)| (embedding::similarity(&vector, other), id.as_str())).collect();
+        near.sort_unstable_by(|one, other| other.0.total_cmp(&one.0));
+        // Whatever is as near as the last of them is as good.
+        let last = near[WANTED - 1].0 - 1e-4;
+        let near: BTreeSet<&str> =
+            near.iter().take_while(|(alike, _)| *alike >= last).map(|(_, id)| *id).collect();
+        let hits = store.search(&scope(), query(asked, Retrieval::Vector), Timestamp::now()).await?.hits;
+        found += hits.iter().filter(|hit| near.contains(hit.memory.id.as_str())).count();
+        wanted += WANTED;
+    }
+    Ok(found as f64 / wanted as f64)
+}
+
+async fn searches(name: &str, options: StoreOptions) -> Result<()> {
+    let store: SharedStore = options.open().await?;
+    let mut held = 0;
+    for many in [10_000, 100_000] {
+        let took = fill(&store, held, many).await?;
+        println!(
+            "{name:<9} {many:>7} memories: {} stored in {:.1} s ({:.0} a second)",
+            many - held,
+            took.as_secs_f64(),
+            (many - held) as f64 / took.as_secs_f64()
+        );
+        held = many;
+        let first = Instant::now();
+        store
+            .search(&scope(), query("a first question".to_owned(), Retrieval::Hybrid), Timestamp::now())
+            .await?;
+        println!("{name:<9} {many:>7} first search {:.1} ms", ms(first.elapsed()));
+        for (by, label) in
+            [(Retrieval::Lexical, "words"), (Retrieval::Vector, "meaning"), (Retrieval::Hybrid, "both")]
+        {
+            let times = ask_in_turn(&store, by).await?;
+            let (p50, p95) = (percentile(&times, 50), percentile(&times, 95));
+            print!("{name:<9} {many:>7} {label:<8} P50 {:>7.2} ms  P95 {:>7.2} ms", ms(p50), ms(p95));
+            let promised = PROMISED.iter().find(|(store, at, _)| *store == name && *at == many);
+            match promised.filter(|_| by == Retrieval::Hybrid) {
+                Some((_, _, most)) => println!("  promised {:.0} ms: {}", ms(*most), verdict(p95 <= *most)),
+                None => println!(),
+            }
+        }
+        let share = recall(&store, many).await?;
+        println!(
+            "{name:<9} {many:>7} recall at {WANTED} by meaning {share:.3}  promised {RECALL_PROMISED}: {}",
+            verdict(share >= RECALL_PROMISED)
+        );
+    }
+    let average = ask_at_once(&store).await?;
+    println!(
+        "{name:<9} {held:>7} {AT_ONCE} at once: average {:.1} ms  promised {:.0} ms: {}",
+        ms(average),
+        ms(AT_ONCE_PROMISED),
+        verdict(average <= AT_ONCE_PROMISED)
+    );
+    store.close(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+async fn writes(name: &str, options: StoreOptions) -> Result<()> {
+    const SINGLE: usize = 10_000;
+    const TASKS: usize = 50;
+    const BATCHES: usize = 200;
+    let store: SharedStore = options.open().await?;
+    // What a process does once.
+    let warm = NewMemory { content: "warm".to_owned(), ..NewMemory::default() };
+    store.remember(&scope(), warm, Timestamp::now()).await?;
+    let next = Arc::new(AtomicUsize::new(0));
+    let began = Instant::now();
+    let writing: Vec<_> = (0..TASKS)
+        .map(|task| {
+            let (store, next) = (Arc::clone(&store), Arc::clone(&next));
+            tokio::spawn(async move {
+                let mut dice = Dice(1 + task as u64);
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= SINGLE {
+                        return Ok::<_, Box<dyn Error + Send + Sync>>(());
+                    }
+                    let new = NewMemory { content: text(number, &mut dice), ..NewMemory::default() };
+                    store.remember(&scope(), new, Timestamp::now()).await?;
+                }
+            })
+        })
+        .collect();
+    for one in writing {
+        one.await??;
+    }
+    let rate = SINGLE as f64 / began.elapsed().as_secs_f64();
+    print!("{name:<9} single writes of {TASKS} tasks, acknowledged: {rate:>8.0} a second");
+    if name == "sqlite" {
+        println!("  promised 2000: {}", verdict(rate >= 2_000.0))
+    } else {
+        println!()
+    }
+    let pages: Vec<_> =
+        (0..BATCHES).map(|page| memories(page * 100, page * 100 + 100)).collect::<Result<Vec<_>>>()?;
+    let began = Instant::now();
+    for page in pages {
+        store.import(&scope(), page, Timestamp::now()).await?;
+    }
+    let rate = (BATCHES * 100) as f64 / began.elapsed().as_secs_f64();
+    print!("{name:<9} batches of 100, each acknowledged:      {rate:>8.0} a second");
+    if name == "sqlite" {
+        println!("  promised 10000: {}", verdict(rate >= 10_000.0))
+    } else {
+        println!()
+    }
+    store.close(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+fn sqlite(folder: &Path, name: &str) -> StoreOptions {
+    SqliteOptions::new(folder.join(name)).into()
+}
+
+/// A database of its own on the server at `url`.
+async fn postgres(url: &str, name: &str) -> Result<StoreOptions> {
+    let mut admin = PgConnection::connect(url).await?;
+    for sql in [format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")] {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut admin).await?;
+    }
+    let (base, _) = url.rsplit_once('/').ok_or("the address names no database")?;
+    Ok(PostgresOptions::new(format!("{base}/{name}")).into())
+}
+
+async fn report(sections: &[String], server: Option<String>) -> Result<()> {
+    let wants = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
+    let folder = tempfile::tempdir()?;
+    if wants("search") {
+        searches("sqlite", sqlite(folder.path(), "search.db")).await?;
+        if let Some(url) = &server {
+            searches("postgres", postgres(url, "tmws_bench_search").await?).await?;
+        }
+    }
+    if wants("write") {
+        writes("sqlite", sqlite(folder.path(), "write.db")).await?;
+        if let Some(url) = &server {
+            writes("postgres", postgres(url, "tmws_bench_write").await?).await?;
+        }
+    }
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let sections: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let server = std::env::vars().find(|(name, _)| name == "TMWS_TEST_POSTGRES_URL").map(|(_, url)| url);
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(report(&sections, server))
+}
