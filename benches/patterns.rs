@@ -205,7 +205,7 @@ fn foreign(steps: &[StepReceipt], pattern: &Pattern) -> Duration {
     let waits = |id: &str| {
         pattern.steps.iter().filter(|step| step.id == id).any(|step| {
             let mut inner = step.children.iter().flatten().peekable();
-            asks(&step.uses.uses) || (inner.peek().is_some() && inner.all(|inner| asks(&inner.uses.uses)))
+            asks(step.uses.uses) || (inner.peek().is_some() && inner.all(|inner| asks(inner.uses.uses)))
         })
     };
     let mut spans: Vec<(Duration, Duration)> = steps

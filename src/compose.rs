@@ -12,7 +12,8 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    config::{Config, DatabaseUrl, ProjectSetting},
+    config::{Config, DatabaseUrl, EmbeddingModel, ProjectSetting},
+    embedding::Embeddings,
     engine::{
         Allowed, Caller, Clock, Engine, EngineSettings, LibraryHandle, Outside, RootSources, Workspace,
         Workspaces,
@@ -27,7 +28,7 @@ use crate::{
     limits::TaskLimits,
     pattern::host::HostRule,
     scope::{ProjectId, Scope},
-    store::{LazyStore, SharedStore, SqliteOptions},
+    store::{LazyStore, PostgresOptions, SharedStore, SqliteOptions, StoreOptions},
     tool::{FindRoot, Folders, Parts, PatternSource, Payload, Promotion, Shelf, TmwsService},
 };
 
@@ -65,6 +66,7 @@ struct Serving {
     engine: Arc<Engine>,
     shelf: Arc<Shelf>,
     store: SharedStore,
+    embeddings: Arc<Embeddings>,
     clock: Arc<dyn Clock>,
 }
 
@@ -73,13 +75,12 @@ impl Serving {
         config: &Config,
         folders: &Arc<Folders>,
         workspaces: Arc<dyn Workspaces>,
-        store: fn(SqliteOptions) -> LazyStore,
+        store: fn(StoreOptions) -> LazyStore,
         outside: Outside,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let DatabaseUrl::Sqlite(path) = &config.database;
-        let options = SqliteOptions { limits: config.store, ..SqliteOptions::new(path) };
-        let store: SharedStore = Arc::new(store(options));
+        let embeddings = embeddings(config);
+        let store: SharedStore = Arc::new(store(options_with(config, Arc::clone(&embeddings))));
         let shelf = Shelf::new(Arc::clone(folders) as Arc<dyn PatternSource>);
         let engine = Engine::new(
             Arc::clone(&shelf) as LibraryHandle,
@@ -89,7 +90,32 @@ impl Serving {
             EngineSettings { call_deadline: config.connection.call_deadline, ..EngineSettings::default() },
         );
         let engine = Arc::new(engine.with_outside(Arc::new(outside)));
-        Self { engine, shelf, store, clock }
+        Self { engine, shelf, store, embeddings, clock }
+    }
+}
+
+/// What makes the vectors of memories, as `config` says. Nothing is read yet.
+fn embeddings(config: &Config) -> Arc<Embeddings> {
+    match &config.embedding_model {
+        EmbeddingModel::Builtin => Embeddings::builtin(),
+        EmbeddingModel::None => Embeddings::none(),
+        EmbeddingModel::Folder(folder) => Embeddings::folder(folder),
+    }
+}
+
+/// Where memories are kept, and how, as `config` says.
+pub(crate) fn store_options(config: &Config) -> StoreOptions {
+    options_with(config, embeddings(config))
+}
+
+fn options_with(config: &Config, embeddings: Arc<Embeddings>) -> StoreOptions {
+    let limits = config.store;
+    match &config.database {
+        DatabaseUrl::Sqlite(path) => SqliteOptions { limits, embeddings, ..SqliteOptions::new(path) }.into(),
+        DatabaseUrl::Postgres(url) => {
+            let connections_max = u32::try_from(config.database_connections).unwrap_or(u32::MAX);
+            PostgresOptions { limits, embeddings, connections_max, ..PostgresOptions::new(url) }.into()
+        }
     }
 }
 
@@ -103,6 +129,8 @@ pub struct Local {
     pub folders: Arc<Folders>,
     /// Memories, sessions and results.
     pub store: SharedStore,
+    /// What makes the vectors of memories.
+    pub embeddings: Arc<Embeddings>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Longest that a call may take.
@@ -140,13 +168,14 @@ impl Local {
         });
         let workspaces: Arc<dyn Workspaces> = Arc::new(LocalWorkspaces(Arc::clone(&place)));
         let servers = own_servers(config, Arc::clone(&workspaces));
-        let Serving { engine, shelf, store, clock } =
+        let Serving { engine, shelf, store, embeddings, clock } =
             Serving::new(config, &folders, workspaces, LazyStore::new, outside(config, servers, true), clock);
         Self {
             engine,
             shelf,
             folders,
             store,
+            embeddings,
             clock,
             call_deadline: config.connection.call_deadline,
             call_deadline_is_set: !config.is_default("limits.call_deadline"),
@@ -249,7 +278,7 @@ impl Shared {
         let servers = shared_servers(config, Arc::clone(&workspaces));
         let outside = outside(config, servers, false);
         let clock = Arc::new(SystemClock);
-        let Serving { engine, shelf, store, clock } =
+        let Serving { engine, shelf, store, clock, .. } =
             Serving::new(config, &folders, workspaces, LazyStore::discreet, outside, clock);
         let service = TmwsService::new(Parts {
             engine: Arc::clone(&engine),

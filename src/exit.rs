@@ -83,6 +83,7 @@ impl From<&StoreError> for Exit {
             | StoreError::ReadOnly { .. }
             | StoreError::Corrupt { .. }
             | StoreError::NewerVersion { .. }
+            | StoreError::Unsuitable { .. }
             | StoreError::DiskFull { .. }
             | StoreError::Unavailable { .. } => Self::Unavailable,
             StoreError::Invalid { .. } | StoreError::UnknownHandle => Self::Usage,

@@ -56,15 +56,16 @@ tests:
 """
 
 
-def load_clients():
-    """What the checks with real clients have already: installing, running, making a repository."""
-    spec = importlib.util.spec_from_file_location("clients", HERE.parent / "clients/run.py")
+def load(name, path):
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-clients = load_clients()
+# What the checks with real clients have already: installing, running, making a repository.
+clients = load("clients", HERE.parent / "clients/run.py")
+graph = load("graph", HERE / "graph.py")
 expect, run, Failed = clients.expect, clients.run, clients.Failed
 
 
@@ -174,6 +175,18 @@ def check(server, home, place):
         return len(tools)
 
 
+def check_graph(server, home, place):
+    """What the server has written is imported, and imported once only."""
+    file = place.work / "graph.jsonl"
+    graph.write([word.format(home=home) for word in server["command"]], file)
+    for imported, skipped in ((graph.MEMORIES, 0), (0, graph.MEMORIES)):
+        code, told, errors = place.run("memory", "import", "--from", "server-memory", str(file), "--json")
+        expect(code == 0, f"import: {errors}")
+        expect(json.loads(told) == {"imported": imported, "skipped": skipped, "conflicts": []}, f"import: {told}")
+    code, told, errors = place.run("memory", "search", "who maintains the billing api", "--json")
+    expect(code == 0 and "Ada Lindqvist maintains billing-api" in told, f"search: {told} {errors}")
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--tmws", type=pathlib.Path, required=True, help="the binary")
@@ -195,7 +208,10 @@ def main():
         try:
             install(work, {"name": home.name, "package": package, "driver": ""})
             started = time.monotonic()
-            tools = check(server, home, Place(tmws, work / "runs" / server["name"]))
+            place = Place(tmws, work / "runs" / server["name"])
+            tools = check(server, home, place)
+            if "graph" in server:
+                check_graph(server, home, place)
         except Exception as error:  # every server gets its turn
             failed += 1
             print(f"FAILED {server['name']}: {type(error).__name__}: {error}", flush=True)

@@ -110,6 +110,11 @@ pub enum Command {
     /// Read and write the project's memory by hand
     #[command(subcommand)]
     Memory(Memory),
+    /// Bring the store to this version's schema, or tell what that would do
+    #[command(long_about = "Bring the store to this version's schema, or tell what that would do.\n\n\
+            Any command that uses the store migrates it, too; this one does so at a time of your choosing. A store that a\n\
+            newer tmws wrote is left untouched.")]
+    Migrate(Migrate),
     /// Print the schemas of messages, tools, patterns, settings and recordings
     #[command(subcommand)]
     Schema(Schema),
@@ -453,15 +458,67 @@ pub enum Memory {
     Export {
         /// A file, replaced only when all is written; stdout where absent
         file: Option<PathBuf>,
+        /// Tell on stderr how far it is, also where that is no terminal
+        #[arg(long)]
+        progress: bool,
     },
-    /// Take memories as exported: all of them or none
+    /// Take memories as exported, or another memory server's: every line is checked before the first is stored
+    #[command(
+        long_about = "Take memories as exported, or another memory server's: every line is checked before the first is stored.\n\n\
+            They are stored in transactions of 500. Where that ends early, what is stored stays, and running the command\n\
+            again goes on: memories that are there are skipped, others of the same id are left alone.\n\n\
+            --from server-memory takes the file of @modelcontextprotocol/server-memory: each observation and each relation\n\
+            becomes a memory of kind `fact` and trust `external`, with the entity's name and type as tags.",
+        after_help = "Examples:\n  tmws memory import memories.jsonl\n  tmws memory import --from server-memory memory.jsonl"
+    )]
     Import {
         /// A file, or `-` for stdin
         file: PathBuf,
+        /// Who wrote the file
+        #[arg(long, value_enum, value_name = "PROGRAM", default_value_t)]
+        from: Origin,
         /// Take memories of another project or user into this project, as this user's
         #[arg(long)]
         adopt: bool,
+        /// Tell on stderr how far it is, also where that is no terminal
+        #[arg(long)]
+        progress: bool,
     },
+    /// Read the whole store and tell what is wrong with it; exit code 1 where something is
+    Verify {
+        /// Compare the index with the texts however long writers have to wait for that
+        #[arg(long)]
+        thorough: bool,
+        /// Tell on stderr how far it is, also where that is no terminal
+        #[arg(long)]
+        progress: bool,
+    },
+    /// Copy the store into a new file, while others go on using it
+    Backup {
+        /// The file; must not exist
+        file: PathBuf,
+        /// Tell on stderr how far it is, also where that is no terminal
+        #[arg(long)]
+        progress: bool,
+    },
+}
+
+/// Who wrote what is imported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Origin {
+    /// `tmws memory export`
+    #[default]
+    Tmws,
+    /// npm @modelcontextprotocol/server-memory
+    ServerMemory,
+}
+
+/// `tmws migrate`.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// Only tell what would be done; no file is touched
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `tmws schema`.

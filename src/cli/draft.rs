@@ -40,6 +40,30 @@ impl Draft {
         &self.file
     }
 
+    /// Where it lies meanwhile.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts the draft at `target`, whole and on the disk, where nothing is yet.
+    ///
+    /// # Errors
+    /// `AlreadyExists`: something is there; it stays as it is. Or the disk is full.
+    pub(super) fn publish_new(self, target: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        match fs::hard_link(&self.path, target) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            // A file system without links: the name is taken first, then given to the draft.
+            Err(_) => {
+                OpenOptions::new().write(true).create_new(true).open(target)?;
+                return self.publish(target);
+            }
+        }
+        drop(self);
+        sync_folder(target)
+    }
+
     /// Puts the draft in the place of `target`, whole and on the disk.
     ///
     /// # Errors
@@ -48,7 +72,17 @@ impl Draft {
         self.file.sync_all()?;
         fs::rename(&self.path, target)?;
         self.published = true;
-        Ok(())
+        sync_folder(target)
+    }
+}
+
+/// Makes sure that a name which was given survives the end of the machine.
+fn sync_folder(target: &Path) -> io::Result<()> {
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match File::open(folder.unwrap_or_else(|| Path::new("."))) {
+        Ok(folder) => folder.sync_all(),
+        // A folder that may be written to but not read.
+        Err(_) => Ok(()),
     }
 }
 
@@ -77,5 +111,18 @@ mod tests {
         (draft.file()).write_all(b"x").expect("written");
         draft.publish(&target).expect("published");
         assert_eq!(fs::read_to_string(&target).expect("there"), "x");
+    }
+
+    #[test]
+    fn a_new_file_never_takes_anothers_place() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = folder.path().join("copy.db");
+        for (text, expected) in [("one", Ok(())), ("two", Err(io::ErrorKind::AlreadyExists))] {
+            let draft = Draft::beside(&target).expect("a draft");
+            (draft.file()).write_all(text.as_bytes()).expect("written");
+            assert_eq!(draft.publish_new(&target).map_err(|error| error.kind()), expected);
+        }
+        assert_eq!(fs::read_to_string(&target).expect("there"), "one");
+        assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 1);
     }
 }

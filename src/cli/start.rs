@@ -7,12 +7,12 @@ use clap::{CommandFactory as _, Parser as _, error::ErrorKind as ClapError};
 use super::{
     Failure, Output,
     arguments::{Arguments, Command},
-    doctor, memory, output, pattern, record, replay, run, schema, serve, settings, token, token_report,
-    tools, version,
+    doctor, memory, migrate, output, pattern, record, replay, run, schema, serve, settings, token,
+    token_report, tools, version,
 };
 use crate::{
     bridge,
-    compose::Local,
+    compose::{Local, store_options},
     config::{self, Config, ConfigError},
     exit::Exit,
     serve as server, telemetry,
@@ -129,9 +129,21 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Tools { server } => with_parts(&loaded()?, json, async |local, output| {
             tools::run(server.as_deref(), local, output).await
         }),
-        Command::Memory(command) => with_parts(&loaded()?, json, async |local, output| {
-            memory::run(command, &*local.store, &local.scope(), local.clock.now(), output).await
-        }),
+        Command::Memory(command) => {
+            let config = loaded()?;
+            let options = store_options(&config);
+            with_parts(&config, json, async |local, output| {
+                memory::run(command, local, &options, output).await
+            })
+        }
+        Command::Migrate(arguments) => {
+            let config = loaded()?;
+            begin_logging(if config.is_default("log") { "error" } else { &config.log }, &config)?;
+            let options = store_options(&config);
+            working(|runtime| {
+                printing(json, |output| runtime.block_on(migrate::run(arguments.dry_run, &options, output)))
+            })
+        }
     }
 }
 

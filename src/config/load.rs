@@ -11,7 +11,7 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    Config, ConfigError, DatabaseUrl, Kind, LegacySse, Origin, ProjectSetting,
+    Config, ConfigError, DatabaseUrl, EmbeddingModel, Kind, LegacySse, Origin, ProjectSetting,
     file::{self, Fault, Taker},
     sections::Section,
     settings::{Given, SettingRow},
@@ -147,6 +147,8 @@ fn defaults(sources: &Sources) -> Config {
         database: DatabaseUrl::Sqlite(
             data_folder.as_ref().map(|folder| folder.join("tmws.db")).unwrap_or_default(),
         ),
+        database_connections: crate::store::CONNECTIONS_MAX as usize,
+        embedding_model: EmbeddingModel::default(),
         pattern_folders: user_folder.iter().map(|folder| folder.join("patterns")).collect(),
         repository_pattern_folders: Vec::new(),
         state_key: None,

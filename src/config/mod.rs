@@ -33,6 +33,28 @@ use crate::{
     tool::Payload,
 };
 
+/// What makes the vectors of memories.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum EmbeddingModel {
+    /// The table in the binary: `builtin`.
+    #[default]
+    Builtin,
+    /// Nothing: memories are found by words alone: `none`.
+    None,
+    /// The model in a folder. Not looked at yet.
+    Folder(PathBuf),
+}
+
+impl fmt::Display for EmbeddingModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Builtin => f.write_str("builtin"),
+            Self::None => f.write_str("none"),
+            Self::Folder(folder) => folder.display().fmt(f),
+        }
+    }
+}
+
 /// Everything that can be set, ready to use. Nothing in it was opened or checked against the disk.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -40,8 +62,12 @@ pub struct Config {
     pub root: PathBuf,
     /// Name of the agent, unauthenticated.
     pub agent: String,
-    /// The embedded store's file.
+    /// Where memories are kept.
     pub database: DatabaseUrl,
+    /// Connections to a PostgreSQL store at once.
+    pub database_connections: usize,
+    /// What makes the vectors of memories.
+    pub embedding_model: EmbeddingModel,
     /// Pattern folders of the user: the one beside the user's `tmws.toml`, then those of `patterns`.
     pub pattern_folders: Vec<PathBuf>,
     /// Pattern folders that the repository's own file names, inside the root. They need trust.
@@ -131,16 +157,25 @@ impl Config {
 }
 
 /// Where the store is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
     /// An SQLite file.
     Sqlite(PathBuf),
+    /// A PostgreSQL database; the whole address, password and all, which is never shown.
+    Postgres(String),
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(_) => f.write_str("postgres://[secret]"),
         }
     }
 }

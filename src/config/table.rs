@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::Path, path::PathBuf, time::Duration};
 
 use super::{
-    Config, DatabaseUrl, LegacySse, StateKey,
+    Config, DatabaseUrl, EmbeddingModel, LegacySse, StateKey,
     settings::{Kind, SettingRow},
 };
 use crate::{
@@ -95,9 +95,16 @@ pub static SETTINGS: &[SettingRow] = &[
     SettingRow {
         key: "database_url",
         variable: "TMWS_DATABASE_URL",
-        summary: "the store: `sqlite:PATH`",
+        summary: "the store: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`",
         shared: false,
         kind: Kind::Text(set_database_url, |config| config.database.to_string()),
+    },
+    SettingRow {
+        key: "embedding_model",
+        variable: "TMWS_EMBEDDING_MODEL",
+        summary: "what makes the vectors of memories: `builtin` (the table in the binary), `none`, or a model's folder",
+        shared: false,
+        kind: Kind::Path(set_embedding_model, |config| config.embedding_model.to_string()),
     },
     SettingRow {
         key: "patterns",
@@ -283,6 +290,13 @@ pub static SETTINGS: &[SettingRow] = &[
     limit!("limits.result" "TMWS_LIMITS_RESULT" Bytes store.result_bytes_max 1 << 10, 64 << 20, "one stored result"),
     limit!("limits.result_ttl" "TMWS_LIMITS_RESULT_TTL" Duration store.handle_ttl MILLI, Duration::from_hours(30 * 24), "how long a result handle lives"),
     limit!("limits.store_busy" "TMWS_LIMITS_STORE_BUSY" Duration store.busy_timeout MILLI, DAY, "longest wait for a store locked by another process"),
+    SettingRow {
+        key: "limits.database_connections",
+        variable: "TMWS_LIMITS_DATABASE_CONNECTIONS",
+        summary: "connections to a PostgreSQL store at once, of one process",
+        shared: false,
+        kind: Kind::Count(|config| &mut config.database_connections, 1, 1_000),
+    },
     limit!("limits.shutdown_drain" "TMWS_LIMITS_SHUTDOWN_DRAIN" Duration shutdown.drain Duration::ZERO, DAY, "how long calls may still answer after the end of input"),
     limit!("limits.shutdown_exit" "TMWS_LIMITS_SHUTDOWN_EXIT" Duration shutdown.exit MILLI, DAY, "the process is gone so long after the end of input"),
     network!("limits.connections" "TMWS_LIMITS_CONNECTIONS" Count connections_max 1, 1_048_576, "connections at once"),
@@ -312,6 +326,16 @@ fn set_agent(config: &mut Config, text: &str) -> Result<(), String> {
 }
 
 /// Errors never quote the URL: it may hold a password.
+#[expect(clippy::unnecessary_wraps, reason = "a setter of the table")]
+fn set_embedding_model(config: &mut Config, path: &Path) -> Result<(), String> {
+    config.embedding_model = match path.to_str() {
+        Some("builtin") => EmbeddingModel::Builtin,
+        Some("none") => EmbeddingModel::None,
+        _ => EmbeddingModel::Folder(std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())),
+    };
+    Ok(())
+}
+
 fn set_database_url(config: &mut Config, text: &str) -> Result<(), String> {
     let path = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:"));
     match path {
@@ -319,7 +343,14 @@ fn set_database_url(config: &mut Config, text: &str) -> Result<(), String> {
             config.database = DatabaseUrl::Sqlite(PathBuf::from(path));
             Ok(())
         }
-        _ => Err("this build takes `sqlite:PATH`, without parameters".to_owned()),
+        _ if text.starts_with("postgres://") || text.starts_with("postgresql://") => {
+            config.database = DatabaseUrl::Postgres(text.to_owned());
+            Ok(())
+        }
+        _ => {
+            Err("it is `sqlite:PATH`, without parameters, or `postgres://USER:PASSWORD@HOST/DATABASE`"
+                .to_owned())
+        }
     }
 }
 

@@ -6,42 +6,52 @@
 //! Nothing is read before [`warm`] or [`ready`]: until then the table is untouched pages of the binary. Reading it takes
 //! some tens of milliseconds and 16 MB, on a thread of its own.
 
+#[cfg(feature = "minilm")]
+mod bert;
+#[cfg(feature = "minilm")]
+mod encoder;
+mod folder;
+mod model;
+mod table;
+
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    borrow::Cow,
     sync::{LazyLock, Once, OnceLock},
     thread,
     time::Duration,
 };
 
-use model2vec_rs::model::StaticModel;
 use tokio::{sync::watch, time::timeout};
+
+use self::table::Table;
+pub use model::{EmbeddingError, Embeddings, Vectors};
 
 static TABLE: &[u8] = include_bytes!("../../models/minilm-static-256/model.safetensors");
 static TOKENIZER: &[u8] = include_bytes!("../../models/minilm-static-256/tokenizer.json");
 static CONFIG: &[u8] = include_bytes!("../../models/minilm-static-256/config.json");
 
 /// Which vectors these are: vectors of different identities must not be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Name of the model.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Numbers of a vector.
     pub dimension: usize,
-    /// SHA-256 of the table followed by the tokenizer, hexadecimal.
-    pub hash: &'static str,
+    /// SHA-256 of the weights followed by the tokenizer, hexadecimal.
+    pub hash: Cow<'static, str>,
 }
 
 /// The table in the binary.
 pub const IDENTITY: Identity = Identity {
-    name: "minilm-static-256",
+    name: Cow::Borrowed("minilm-static-256"),
     dimension: 256,
-    hash: "ed3fd79822236216ab89136d875c4841367a6d2b08627ff2e3b077579953fc70",
+    hash: Cow::Borrowed("ed3fd79822236216ab89136d875c4841367a6d2b08627ff2e3b077579953fc70"),
 };
 
 /// Turns texts into vectors.
 #[derive(Debug)]
 pub struct Embedder {
-    model: StaticModel,
+    table: Table,
 }
 
 /// `None` where it could not be read.
@@ -50,25 +60,14 @@ static READ: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new
 
 impl Embedder {
     fn read() -> Option<Self> {
-        let read = catch_unwind(AssertUnwindSafe(|| StaticModel::from_bytes(TOKENIZER, TABLE, CONFIG, None)));
-        match read {
-            Ok(Ok(model)) if model.dim() == IDENTITY.dimension => Some(Self { model }),
-            Ok(Ok(model)) => {
-                tracing::error!(
-                    dimension = model.dim(),
-                    "the embedding table has another dimension; words alone order candidates"
-                );
-                None
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the embedding table cannot be read; words alone order candidates");
-                None
-            }
-            Err(_) => {
-                tracing::error!("reading the embedding table panicked; words alone order candidates");
-                None
-            }
-        }
+        let read = Table::read(TOKENIZER, TABLE, CONFIG).and_then(|table| match table.dimension() {
+            dimension if dimension == IDENTITY.dimension => Ok(Self { table }),
+            dimension => Err(format!("it has {dimension} dimensions")),
+        });
+        read.inspect_err(|reason| {
+            tracing::error!(reason, "the embedding table cannot be read; words alone order candidates");
+        })
+        .ok()
     }
 
     /// Which vectors this makes.
@@ -81,8 +80,7 @@ impl Embedder {
     /// what is beyond the first 512 word pieces does not count.
     #[must_use]
     pub fn embed(&self, text: &str) -> Vec<f32> {
-        let zeros = || vec![0.0; IDENTITY.dimension];
-        catch_unwind(AssertUnwindSafe(|| self.model.encode_single(text))).unwrap_or_else(|_| zeros())
+        self.table.embed(text)
     }
 }
 
@@ -97,18 +95,20 @@ pub fn loaded() -> Option<&'static Embedder> {
 pub fn warm() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
-        let finish = |embedder| {
-            let _ = EMBEDDER.set(embedder);
-            READ.send_replace(true);
-        };
-        let reading =
-            thread::Builder::new().name("tmws-embedding".to_owned()).spawn(move || finish(Embedder::read()));
+        let reading = thread::Builder::new().name("tmws-embedding".to_owned()).spawn(read_now);
         if let Err(error) = reading {
             tracing::error!(%error, "no thread to read the embedding table; words alone order candidates");
             let _ = EMBEDDER.set(None);
             READ.send_replace(true);
         }
     });
+}
+
+/// The embedder, read if need be on the caller's thread.
+fn read_now() -> Option<&'static Embedder> {
+    let embedder = EMBEDDER.get_or_init(Embedder::read).as_ref();
+    READ.send_replace(true);
+    embedder
 }
 
 /// The embedder, read if need be: waits `at_most` for it without holding the caller's thread.
@@ -128,5 +128,7 @@ pub fn similarity(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
+#[cfg(test)]
+mod pairs;
 #[cfg(test)]
 mod tests;

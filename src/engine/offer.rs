@@ -24,8 +24,9 @@ pub const MEMORIES_TOKENS: usize = 120;
 const MEMORIES_MAX: usize = 3;
 /// Characters of a memory's text, at most.
 const MEMORY_CHARS: usize = 120;
-/// How well a memory must fit the query, 0 to 1.
-const MEMORY_SCORE_MIN: f64 = 0.25;
+/// How well a memory must fit the query, 0 to 1: two thirds of what a question finds that nothing answers lies below, and
+/// few of the right ones (`docs/search.md`).
+const MEMORY_SCORE_MIN: f64 = 0.5;
 /// How long the answer waits for the store: what it has is welcome, not needed.
 const MEMORIES_WAIT: Duration = Duration::from_millis(400);
 /// How long the answer waits for the vocabulary: once a process.
@@ -83,7 +84,7 @@ impl Engine {
             return (Vec::new(), 0);
         }
         let filter = MemoryFilter { limit: MEMORIES_MAX, ..MemoryFilter::default() };
-        let query = MemoryQuery { text: query.to_owned(), filter };
+        let query = MemoryQuery { text: query.to_owned(), filter, ..MemoryQuery::default() };
         let until = deadline.min(Instant::now() + MEMORIES_WAIT);
         let found = timeout_at(until, self.store().search(scope, query, self.now())).await;
         let Ok(Ok(found)) = found else { return (Vec::new(), 0) };

@@ -40,6 +40,20 @@ fn encode(value: u128) -> String {
     (0..ID_CHARS).rev().map(|place| char::from(ALPHABET[(value >> (5 * place) & 31) as usize])).collect()
 }
 
+/// The memory id that follows from `parts`: for what is brought from elsewhere and would otherwise come twice. Its time is
+/// 1970, so that it differs from every minted one.
+#[must_use]
+pub fn derived_id(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let mut bytes = [0; 16];
+    bytes[6..].copy_from_slice(&hash.finalize()[..10]);
+    format!("m_{}", encode(u128::from_be_bytes(bytes)))
+}
+
 /// Whether `text` has the form of a memory id.
 pub(super) fn is_memory_id(text: &str) -> bool {
     text.strip_prefix("m_").is_some_and(|rest| {

@@ -14,19 +14,19 @@ use serde_json::{Map, Value};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
-    Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, NewTask,
-    Remembered, SqliteOptions, SqliteStore, Store, StoreError, StoreState, StoreStats, StoredResult,
-    StoredTask, TaskChange, TaskWrite, sqlite::repeated,
+    Changes, EmbeddingProgress, Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter,
+    MemoryQuery, NewMemory, NewTask, Remembered, Store, StoreError, StoreOptions, StoreState, StoreStats,
+    StoredResult, StoredTask, TaskChange, TaskWrite,
 };
 use crate::{revision::Era, scope::Scope};
 
 /// After a failed opening, calls get its error for so long before the next one tries again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// A [`SqliteStore`] that touches no file before the first call, tries again after a failure, and opens anew where its
-/// file was replaced.
+/// A [`Store`] that touches no file and no network before the first call, tries again after a failure, and opens anew
+/// where its file was replaced.
 pub struct LazyStore {
-    options: SqliteOptions,
+    options: StoreOptions,
     state: Mutex<State>,
     /// The same for those who only look: the place in [`StoreState::ALL`].
     told: AtomicUsize,
@@ -40,21 +40,26 @@ enum State {
         error: StoreError,
         since: Instant,
     },
-    Open(Arc<SqliteStore>),
+    Open(Arc<dyn Store>),
     /// For good.
     Ended,
 }
 
 impl LazyStore {
-    /// A store for the file that `options` name; nothing is opened or made yet.
+    /// A store where `options` say; nothing is opened or made yet.
     #[must_use]
-    pub fn new(options: SqliteOptions) -> Self {
-        Self { options, state: Mutex::new(State::Closed), told: AtomicUsize::new(0), is_discreet: false }
+    pub fn new(options: impl Into<StoreOptions>) -> Self {
+        Self {
+            options: options.into(),
+            state: Mutex::new(State::Closed),
+            told: AtomicUsize::new(0),
+            is_discreet: false,
+        }
     }
 
     /// The same for a server with many clients: where the file is stands in the log, not in their errors.
     #[must_use]
-    pub fn discreet(options: SqliteOptions) -> Self {
+    pub fn discreet(options: impl Into<StoreOptions>) -> Self {
         Self { is_discreet: true, ..Self::new(options) }
     }
 
@@ -64,7 +69,10 @@ impl LazyStore {
             if !self.is_discreet {
                 return error;
             }
-            let shown = error.without_folder(&self.options.path);
+            let shown = match self.options.path() {
+                Some(path) => error.without_folder(path),
+                None => error.repeated(),
+            };
             tracing::debug!(%error, "a call of the store failed");
             shown
         })
@@ -75,26 +83,25 @@ impl LazyStore {
     }
 
     /// The open store. Callers that come while it is being opened wait for the one opening.
-    async fn store(&self) -> Result<Arc<SqliteStore>, StoreError> {
+    async fn store(&self) -> Result<Arc<dyn Store>, StoreError> {
         let mut state = self.state.lock().await;
         match &*state {
             State::Open(store) if !store.is_lost() => return Ok(Arc::clone(store)),
-            State::Failed { error, since } if since.elapsed() < RETRY_AFTER => return Err(repeated(error)),
+            State::Failed { error, since } if since.elapsed() < RETRY_AFTER => return Err(error.repeated()),
             State::Ended => {
                 return Err(StoreError::Unavailable { reason: "it was closed; start tmws again".to_owned() });
             }
             State::Open(_) | State::Failed { .. } | State::Closed => {}
         }
-        match SqliteStore::open(self.options.clone()).await {
+        match self.options.open().await {
             Ok(store) => {
-                let store = Arc::new(store);
                 *state = State::Open(Arc::clone(&store));
                 self.tell(StoreState::Open);
                 Ok(store)
             }
             Err(error) => {
                 tracing::warn!(%error, "the store cannot be opened");
-                let told = repeated(&error);
+                let told = error.repeated();
                 *state = State::Failed { error, since: Instant::now() };
                 self.tell(StoreState::Failed);
                 Err(told)
@@ -120,6 +127,18 @@ impl Store for LazyStore {
 
     async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
         self.shown(async { self.store().await?.search(scope, query, now).await }.await)
+    }
+
+    async fn recalled(&self, scope: &Scope, ids: &[String], now: Timestamp) -> Result<(), StoreError> {
+        self.shown(async { self.store().await?.recalled(scope, ids, now).await }.await)
+    }
+
+    async fn embedding(&self) -> Result<EmbeddingProgress, StoreError> {
+        self.shown(async { self.store().await?.embedding().await }.await)
+    }
+
+    async fn changes(&self) -> Result<Option<Changes>, StoreError> {
+        self.shown(async { self.store().await?.changes().await }.await)
     }
 
     async fn list(&self, scope: &Scope, filter: MemoryFilter, now: Timestamp) -> Result<Hits, StoreError> {

@@ -2,13 +2,21 @@
 //!
 //! Every call takes a [`Scope`]. A write is acknowledged after its transaction committed, never before.
 
+mod changes;
 mod error;
+mod fuse;
 mod id;
 mod lazy;
 mod model;
+mod options;
+mod postgres;
+mod recall;
+mod reembed;
 mod rules;
 mod sqlite;
 mod terms;
+mod upkeep;
+mod view;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,13 +24,23 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-pub use error::StoreError;
+pub use changes::{Change, Changes};
+pub use error::{Place, StoreError};
+pub use id::derived_id;
 pub use lazy::LazyStore;
 pub use model::{
-    Forgotten, Hit, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, NewTask,
-    Order, Remembered, StoreStats, StoredResult, StoredTask, TaskChange, TaskWrite, Trust, Visibility,
+    EmbeddingProgress, Forgotten, Hit, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery,
+    NewMemory, NewTask, Order, Remembered, Retrieval, StoreStats, StoredResult, StoredTask, TaskChange,
+    TaskWrite, Trust, Visibility,
 };
+pub use options::StoreOptions;
+pub use postgres::{CONNECTIONS_MAX, PostgresFacts, PostgresOptions, PostgresStore};
+pub use recall::note_recalled;
+pub use rules::check_import;
 pub use sqlite::{SqliteOptions, SqliteStore};
+pub use upkeep::{
+    CopyError, FINDINGS_TOLD_MAX, Finding, Flaw, MigrationPlan, MigrationStep, Verification, Watch,
+};
 
 use crate::{revision::Era, scope::Scope};
 
@@ -56,12 +74,28 @@ pub trait Store: Send + Sync {
     /// One memory, or `None` where it is unknown, foreign or forgotten (the same answer for all three).
     async fn get(&self, scope: &Scope, id: &str, now: Timestamp) -> Result<Option<Memory>, StoreError>;
 
-    /// Lexical search (FTS5, BM25), best first: memories with any of the words, whole and in any English form; where
-    /// there are none, those with words that begin so. Nothing in the text is syntax; a text without a word finds nothing.
+    /// Best first, by words, by meaning or by both ([`Retrieval`]). By words: memories with any of them, whole and in any
+    /// English form; where there are none, those with words that begin so. By meaning: those whose vectors of the current
+    /// model are near enough; vectors of different models are never compared. Filter and scope narrow what is looked at,
+    /// not what was found: as many as asked for are returned where there are so many. Nothing in the text is syntax; a
+    /// text without a word finds nothing. Where vectors cannot be had, a hybrid search goes by words alone.
     async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError>;
 
     /// Memories by filter, newest or most important first. Tags and kind are compared in their normal form.
     async fn list(&self, scope: &Scope, filter: MemoryFilter, now: Timestamp) -> Result<Hits, StoreError>;
+
+    /// Notes that these memories were recalled at `now`. Best effort, to about a minute, and no write in the sense of
+    /// [`Store::generation`]: neither `updated` nor the generation changes, unknown and foreign ids are passed over.
+    async fn recalled(&self, scope: &Scope, ids: &[String], now: Timestamp) -> Result<(), StoreError> {
+        let _ = (scope, ids, now);
+        Ok(())
+    }
+
+    /// How far memories have vectors of the current model, in the whole store. A store embeds what has none by itself,
+    /// in the background, from where an earlier process left off.
+    async fn embedding(&self) -> Result<EmbeddingProgress, StoreError> {
+        Ok(EmbeddingProgress::default())
+    }
 
     /// Changes tags, importance, kind, expiry; content changes supersede instead.
     async fn update(
@@ -101,6 +135,12 @@ pub trait Store: Send + Sync {
     /// or `shared` of the principal), in the transaction of the write; never goes back. An expiry is no write: whoever
     /// keeps what was read must not keep it beyond the earliest expiry in it.
     async fn generation(&self, scope: &Scope) -> Result<u64, StoreError>;
+
+    /// Tells of every memory write that is committed from now on, by whatever process, while the subscription is kept;
+    /// `None` where the store does not tell. Then [`Store::generation`] is to be asked.
+    async fn changes(&self) -> Result<Option<Changes>, StoreError> {
+        Ok(None)
+    }
 
     /// Mints a session handle (`s_` and 128 random bits, base64url) bound to principal and project. Only its hash is
     /// kept. Beyond the limit of handles per project, the session unused for longest goes.
@@ -209,6 +249,11 @@ pub trait Store: Send + Sync {
 
     /// 32 secret bytes that every process on this store shares, made at the first call.
     async fn state_key(&self) -> Result<[u8; 32], StoreError>;
+
+    /// Whether what it lies on was moved, replaced or deleted while in use: it is of no more use, one opened anew may be.
+    fn is_lost(&self) -> bool {
+        false
+    }
 
     /// Closes cleanly, within `limit`.
     async fn close(&self, limit: Duration);

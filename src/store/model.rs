@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::revision::Era;
+use crate::{embedding::Identity, revision::Era};
 
 /// Who may see a memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -74,6 +74,9 @@ pub struct Memory {
     pub created: Timestamp,
     /// When it last changed.
     pub updated: Timestamp,
+    /// When it was last found by a search or read; kept to about a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recalled: Option<Timestamp>,
     /// When it disappears by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
@@ -175,11 +178,36 @@ pub enum Order {
     Important,
 }
 
+/// How a search looks for memories.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retrieval {
+    /// By words and by meaning, the two orders fused by reciprocal rank (Cormack et al., SIGIR 2009).
+    #[default]
+    Hybrid,
+    /// By words alone.
+    Lexical,
+    /// By meaning alone: the nearest vectors of the current embedding model.
+    Vector,
+}
+
+/// How far the vectors of a store are those of its current model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EmbeddingProgress {
+    /// The current model; `None` where there is none, or it cannot be used.
+    pub model: Option<Identity>,
+    /// Memories that have a vector of it.
+    pub embedded: u64,
+    /// Memories in all.
+    pub memories: u64,
+}
+
 /// A search: free words, never query syntax.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MemoryQuery {
     /// Any text; its words are looked for, any of them, rarer ones weigh more.
     pub text: String,
+    /// How.
+    pub by: Retrieval,
     /// Narrows the search.
     pub filter: MemoryFilter,
 }
@@ -189,8 +217,9 @@ pub struct MemoryQuery {
 pub struct Hit {
     /// The memory.
     pub memory: Memory,
-    /// 0 to 1, larger is better; 1 in a list. In a search: the share of the query's telling words that the memory holds,
-    /// lowered in proportion to how much rarer and more frequent those of the best hit are.
+    /// 0 to 1, larger is better; 1 in a list. In a search never more than the hit before it, and otherwise the larger of
+    /// two: the share of the query's telling words that the memory holds, lowered in proportion to how much rarer and
+    /// more frequent those of the best hit are, and the cosine similarity of its vector to the query's.
     pub score: f64,
 }
 
@@ -199,7 +228,8 @@ pub struct Hit {
 pub struct Hits {
     /// Best or first ones.
     pub hits: Vec<Hit>,
-    /// How many match in all.
+    /// How many match in all. In a search, how many there are to page through: those with the words, counted up to
+    /// 200, and those near in meaning, of which at least 50 and three times what was asked for are looked at.
     pub total: u64,
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{Memory, MemoryChange, MemoryFilter, NewMemory, StoreError, Trust, Visibility, id};
+use super::{Memory, MemoryChange, MemoryFilter, NewMemory, StoreError, Trust, Visibility, id, view::View};
 use crate::{limits::StoreLimits, scope::Scope};
 
 /// Longest kind, in bytes.
@@ -63,6 +63,73 @@ impl Draft {
     }
 }
 
+impl Draft {
+    /// The memory that it becomes where nothing equal is there.
+    pub(super) fn fresh(&self, view: &View, id: &str, now: Timestamp) -> Memory {
+        Memory {
+            id: id.to_owned(),
+            project: view.project.clone(),
+            content: self.content.clone(),
+            tags: self.tags.clone(),
+            importance: self.importance,
+            kind: self.kind.clone(),
+            visibility: self.visibility,
+            trust: self.trust,
+            principal: view.principal.clone(),
+            agent: view.agent.clone(),
+            session: if self.visibility == Visibility::Session { view.session.clone() } else { None },
+            supersedes: self.supersedes.clone(),
+            superseded_by: None,
+            created: now,
+            updated: now,
+            recalled: None,
+            expires: self.expires,
+        }
+    }
+
+    /// `known`, whose content is equal, with what it adds: tags united, the larger importance, the later expiry.
+    pub(super) fn merged(
+        &self,
+        known: &Memory,
+        supersedes: Option<String>,
+        limits: &StoreLimits,
+        now: Timestamp,
+    ) -> Result<Memory, StoreError> {
+        let tags: Vec<String> = known.tags.iter().chain(&self.tags).cloned().collect();
+        let expires = match (known.expires, self.expires) {
+            (Some(one), Some(other)) => Some(one.max(other)),
+            _ => None,
+        };
+        let mut merged = Memory {
+            tags: normal_tags(&tags, limits)?,
+            importance: known.importance.max(self.importance),
+            supersedes: known.supersedes.clone().or(supersedes),
+            expires,
+            ..known.clone()
+        };
+        if merged != *known {
+            merged.updated = known.updated.max(now);
+        }
+        Ok(merged)
+    }
+}
+
+/// `old` with what `change`, in its normal form, names.
+pub(super) fn changed(old: &Memory, change: &MemoryChange, now: Timestamp) -> Memory {
+    let change = change.clone();
+    let mut new = Memory {
+        tags: change.tags.unwrap_or_else(|| old.tags.clone()),
+        importance: change.importance.unwrap_or(old.importance),
+        kind: change.kind.unwrap_or_else(|| old.kind.clone()),
+        expires: change.expires.unwrap_or(old.expires),
+        ..old.clone()
+    };
+    if new != *old {
+        new.updated = old.updated.max(now);
+    }
+    new
+}
+
 /// A change in its normal form.
 pub(super) fn normal_change(
     change: MemoryChange,
@@ -112,7 +179,16 @@ pub(super) fn imported(
     memory.created = whole_microseconds(memory.created);
     memory.updated = whole_microseconds(memory.updated);
     memory.expires = memory.expires.map(whole_microseconds);
+    memory.recalled = memory.recalled.map(whole_microseconds);
     Ok(memory)
+}
+
+/// Says what would refuse the import of `memory`, without importing it.
+///
+/// # Errors
+/// [`StoreError::Invalid`], as of [`Store::import`](super::Store::import).
+pub fn check_import(scope: &Scope, memory: Memory, limits: &StoreLimits) -> Result<(), StoreError> {
+    imported(scope, memory, limits).map(drop)
 }
 
 /// Whether `scope` may see `memory`, apart from its expiry.

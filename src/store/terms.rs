@@ -8,7 +8,7 @@ const QUERY_TERMS_MAX: usize = 32;
 const PREFIX_CHARS_MIN: usize = 3;
 
 /// Words by which similar texts are looked for.
-const SIMILAR_WORDS: usize = 5;
+const SIMILAR_WORDS: usize = 4;
 /// English words that nearly every text has; sorted.
 const COMMON: &[&str] = &[
     "a", "about", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by",
@@ -104,15 +104,18 @@ pub(super) fn index_words(text: &str) -> String {
 }
 
 /// A query for SQLite's FTS5 that looks for any of `text`'s words, or `None` where it has none.
-///
-/// Every term is a quoted string of letters and digits, so nothing in `text` is ever read as syntax. Words that nearly
-/// every English text has are left out unless there are no others.
 pub(super) fn fts_query(text: &str) -> Option<String> {
-    joined(telling_terms(text).iter().map(|term| format!("\"{term}\"")))
+    joined(fts_terms(text).into_iter())
+}
+
+/// Its terms. Every term is a quoted string of letters and digits, so nothing in `text` is ever read as syntax. Words that nearly
+/// every English text has are left out unless there are no others.
+pub(super) fn fts_terms(text: &str) -> Vec<String> {
+    telling_terms(text).iter().map(|term| format!("\"{term}\"")).collect()
 }
 
 /// The terms of a query without the words that nearly every English text has, unless there are no others.
-fn telling_terms(text: &str) -> Vec<String> {
+pub(super) fn telling_terms(text: &str) -> Vec<String> {
     let terms = query_terms(text).into_iter().map(|(term, _)| term);
     let (common, telling): (Vec<String>, Vec<String>) = terms.partition(|term| is_common(term));
     if telling.is_empty() { common } else { telling }
@@ -125,10 +128,31 @@ pub(super) fn telling_words(text: &str) -> Vec<String> {
 
 /// The share of `words` that a memory holds which matched at least one of them, above 0 to 1.
 pub(super) fn coverage(words: &[String], content: &str, tags: &[String]) -> f64 {
-    let mut held = word_set(content);
-    held.extend(index_words(content).split(' ').map(str::to_owned));
-    held.extend(tags.iter().flat_map(|tag| word_set(tag)));
-    let found = words.iter().filter(|word| held.iter().any(|held| is_form_of(word, held))).count();
+    let mut missing: Vec<&str> = words.iter().map(String::as_str).collect();
+    let texts = std::iter::once(content).chain(tags.iter().map(String::as_str));
+    for (is_tag, run) in texts.enumerate().flat_map(|(nth, text)| runs(text).map(move |run| (nth > 0, run))) {
+        if missing.is_empty() {
+            break;
+        }
+        for (part, unspaced) in scripts(run) {
+            let mut holds = |held: &str| missing.retain(|word| !is_form_of(word, held));
+            if unspaced {
+                for pair in pairs(part) {
+                    holds(&pair);
+                }
+                continue;
+            }
+            holds(&part.to_lowercase());
+            if !is_tag {
+                let identifier = identifier_parts(part);
+                identifier
+                    .iter()
+                    .filter(|_| identifier.len() > 1)
+                    .for_each(|word| holds(&word.to_lowercase()));
+            }
+        }
+    }
+    let found = words.len() - missing.len();
     // The index knows more forms of a word than we do, so none found means one.
     found.max(1) as f64 / words.len().max(1) as f64
 }
@@ -141,16 +165,27 @@ fn is_form_of(word: &str, other: &str) -> bool {
 }
 
 /// The same for words that begin with one of `text`'s longer words.
-pub(super) fn fts_prefix_query(text: &str) -> Option<String> {
-    joined(query_terms(text).iter().filter(|(_, prefix)| *prefix).map(|(term, _)| format!("\"{term}\"*")))
+pub(super) fn fts_prefix_terms(text: &str) -> Vec<String> {
+    prefix_terms(text).iter().map(|term| format!("\"{term}\"*")).collect()
+}
+
+/// The terms of a query that may be beginnings of words.
+pub(super) fn prefix_terms(text: &str) -> Vec<String> {
+    query_terms(text).into_iter().filter(|(_, prefix)| *prefix).map(|(term, _)| term).collect()
+}
+
+/// The few words of `text` that say most about it.
+pub(super) fn longest_words(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = word_set(text).into_iter().filter(|word| !is_common(word)).collect();
+    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+    words.truncate(SIMILAR_WORDS);
+    words
 }
 
 /// A query for texts that share at least two of the few words of `text` that say most about it, the longest ones (for
 /// a text with a single word, that one).
 pub(super) fn fts_similar_query(text: &str) -> Option<String> {
-    let mut words: Vec<String> = word_set(text).into_iter().filter(|word| !is_common(word)).collect();
-    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
-    words.truncate(SIMILAR_WORDS);
+    let words = longest_words(text);
     let mut pairs = Vec::new();
     for (at, one) in words.iter().enumerate() {
         pairs.extend(words[at + 1..].iter().map(|other| format!("(\"{one}\" AND \"{other}\")")));
@@ -254,7 +289,7 @@ mod tests {
         ] {
             assert_eq!(fts_query(text).as_deref(), query, "{text}");
         }
-        assert_eq!(fts_prefix_query("語 pars of").as_deref(), Some(r#""語"* OR "pars"*"#));
+        assert_eq!(fts_prefix_terms("語 pars of"), [r#""語"*"#, r#""pars"*"#]);
         assert_eq!(fts_similar_query("one").as_deref(), Some(r#""one""#));
         assert_eq!(fts_similar_query("the one three").as_deref(), Some(r#"("three" AND "one")"#));
         assert!(COMMON.is_sorted());
@@ -295,8 +330,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn a_query_never_holds_anything_but_letters_digits_quotes_and_or(text in ".{0,80}") {
-            for query in [fts_query(&text), fts_prefix_query(&text)].into_iter().flatten() {
-                for part in query.split(" OR ") {
+            for query in [fts_terms(&text), fts_prefix_terms(&text)] {
+                for part in &query {
                     let inner = part.strip_suffix('*').unwrap_or(part);
                     let inner = inner.strip_prefix('"').and_then(|i| i.strip_suffix('"')).unwrap();
                     // Lower case can bring combining marks, never syntax.

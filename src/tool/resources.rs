@@ -10,6 +10,7 @@ use crate::{
     engine::{EngineError, ErrorKind},
     pattern::{Effect, Pattern},
     protocol::{Call, CallError, Reply},
+    store::note_recalled,
 };
 
 const PATTERN: &str = "pattern://";
@@ -85,6 +86,7 @@ async fn contents(
     let now = service.clock.now();
     if let Some(id) = key(MEMORY) {
         let found = TmwsService::within(context.deadline, service.store.get(&context.scope, id, now)).await?;
+        note_recalled(&service.store, &context.scope, &found, now);
         return Ok(found.map(|memory| (reply::to_value(&memory).to_string(), "application/json")));
     }
     if let Some(handle) = key(RESULT) {

@@ -211,6 +211,7 @@ const fn without_path(error: &StoreError) -> &'static str {
         StoreError::ReadOnly { .. } => "it is read-only",
         StoreError::Corrupt { .. } => "it is damaged or no TMWS store",
         StoreError::NewerVersion { .. } => "a newer tmws wrote it",
+        StoreError::Unsuitable { .. } => "it is too old, or misses what it needs",
         StoreError::DiskFull { .. } => "its disk is full",
         StoreError::Unavailable { .. } => "it cannot be opened or reached",
         StoreError::Invalid { .. } | StoreError::UnknownHandle | StoreError::Internal(_) => {

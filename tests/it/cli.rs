@@ -256,7 +256,7 @@ fn what_is_exported_is_imported_elsewhere_unchanged() {
     assert_eq!(other.run(&["memory", "search"]).stdout, "nothing found\n");
     let adopted = other.run_with(&["memory", "import", "-", "--adopt", "--json"], &lines);
     assert_eq!(adopted.json()["imported"], 3, "{}", adopted.stderr);
-    assert_eq!(other.run(&["memory", "search", "two", "--json"]).json()["total"], 1);
+    assert_eq!(other.run(&["memory", "search", "two", "--json"]).json()["hits"][0]["content"], "Two.");
 }
 
 #[test]

@@ -169,8 +169,8 @@ fn faults_of_the_environment_and_of_flags_name_the_variable_or_flag() {
         ("TMWS_LIMITS_PAGE_ITEMS", "0", "TMWS_LIMITS_PAGE_ITEMS: 0 is out of range: 1 to 10000"),
         (
             "TMWS_DATABASE_URL",
-            "postgres://u:hunter2@h/db",
-            "TMWS_DATABASE_URL: this build takes `sqlite:PATH`, without parameters",
+            "mysql://u:hunter2@h/db",
+            "TMWS_DATABASE_URL: it is `sqlite:PATH`, without parameters, or `postgres://USER:PASSWORD@HOST/DATABASE`",
         ),
         (
             "TMWS_STATE_KEY",

@@ -483,6 +483,7 @@ fn documents_name_only_files_that_exist() {
         "README.md",
         "ARCHITECTURE.md",
         "CHANGELOG.md",
+        "docs/memory.md",
         "docs/outside.md",
         "docs/patterns.md",
         "docs/routing.md",
@@ -525,7 +526,8 @@ fn blocks(document: &str, language: &str) -> Vec<(usize, String)> {
 }
 
 /// Documents for users. Each block of YAML in them is a pattern, each of TOML a `tmws.toml`.
-const FOR_USERS: &[&str] = &["README.md", "docs/outside.md", "docs/patterns.md", "docs/routing.md"];
+const FOR_USERS: &[&str] =
+    &["README.md", "docs/memory.md", "docs/outside.md", "docs/patterns.md", "docs/routing.md"];
 
 #[tokio::test]
 async fn each_example_of_a_pattern_is_without_fault_and_passes_its_tests() {

@@ -22,11 +22,14 @@ use tmws::{
     limits::StoreLimits,
     revision::Era,
     scope::Scope,
-    store::{LazyStore, MemoryFilter, NewTask, SqliteOptions, SqliteStore, Store, StoreError},
+    store::{
+        LazyStore, Memory, MemoryFilter, MemoryQuery, NewMemory, NewTask, Retrieval, SqliteOptions,
+        SqliteStore, Store, StoreError,
+    },
     transport::{Dependency as _, StoreCheck},
 };
 
-use crate::store_contract::{at, note, scope};
+use crate::store::contract::{at, note, scope};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -129,8 +132,9 @@ async fn acts_as_a_child_of_the_other_tests() {
     match act.to_str().unwrap() {
         "write without end" => {
             let store = Arc::new(open(&path).await.unwrap());
-            let writers: Vec<_> =
+            let mut writers: Vec<_> =
                 (0..8).map(|task| tokio::spawn(write_without_end(Arc::clone(&store), task))).collect();
+            writers.push(tokio::spawn(import_without_end(store)));
             for writer in writers {
                 writer.await.unwrap();
             }
@@ -155,6 +159,19 @@ async fn acts_as_a_child_of_the_other_tests() {
                 }
             };
             tell(&outcome);
+        }
+        "write and search" => {
+            let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+            let process = std::process::id();
+            for n in 0..WRITTEN_AND_SEARCHED {
+                let text = format!("process{process} writes about subject{n}");
+                match store.remember(&ann(), note(&text), at(1)).await {
+                    Ok(_) => tell(&text),
+                    Err(error) => tell(&format!("failed: {error}")),
+                }
+                assert_finds(&store, &text).await;
+            }
+            store.close(SOON).await;
         }
         "fill the disk" => tell(&fill_the_disk(&path).await),
         other => panic!("no act {other}"),
@@ -195,50 +212,164 @@ async fn write_without_end(store: Arc<SqliteStore>, task: usize) {
     let process = std::process::id();
     for n in 0_u32.. {
         let name = format!("{process}-{task}-{n}");
-        if store.remember(&ann(), note(&whole_text(&name)), at(1)).await.is_err() {
+        let new = NewMemory { tags: vec![format!("task{task}"), "all".into()], ..note(&whole_text(&name)) };
+        if store.remember(&ann(), new, at(1)).await.is_err() {
             return;
         }
         tell(&name);
     }
 }
 
+/// Memories of one import.
+const IMPORTED: usize = 30;
+
+async fn import_without_end(store: Arc<SqliteStore>) {
+    let process = std::process::id();
+    let one = store.remember(&ann(), note(&whole_text(&format!("{process}-x"))), at(1)).await.unwrap().memory;
+    for n in 0_u32.. {
+        let names: Vec<String> = (0..IMPORTED).map(|at| format!("{process}i{n}-of-{at}")).collect();
+        let memories = names.iter().enumerate().map(|(at, name)| Memory {
+            id: format!("m_{:026}", u64::from(process) << 32 | u64::from(n) << 8 | at as u64),
+            content: whole_text(name),
+            tags: vec!["imported".to_owned(), name.clone()],
+            ..one.clone()
+        });
+        match store.import(&ann(), memories.collect(), at(1)).await {
+            Ok(report) => assert_eq!(report.imported, IMPORTED as u64),
+            Err(_) => return,
+        }
+        for name in names {
+            tell(&name);
+        }
+    }
+}
+
 // --- Crashes and races ---
 
-#[tokio::test]
-async fn a_killed_writer_loses_nothing_that_was_acknowledged_and_tears_nothing() {
+/// Rounds of writing that end with SIGKILL; so many files at once.
+const KILLED_ROUNDS: usize = 200;
+const KILLED_FILES: usize = 8;
+
+#[test]
+fn writers_killed_in_200_rounds_lose_nothing_that_was_acknowledged_and_tear_nothing() {
+    let acknowledged: usize = std::thread::scope(|threads| {
+        let files: Vec<_> =
+            (0..KILLED_FILES).map(|file| threads.spawn(move || rounds_that_are_killed(file))).collect();
+        files.into_iter().map(|file| file.join().unwrap()).sum()
+    });
+    assert!(acknowledged > 10 * KILLED_ROUNDS, "{acknowledged} writes are too few to tell");
+}
+
+/// Returns how many writes were acknowledged.
+fn rounds_that_are_killed(file: usize) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tmws.db");
     let mut acknowledged = BTreeSet::new();
-    for round in 0..20 {
+    for round in 0..KILLED_ROUNDS / KILLED_FILES {
         let mut writer = child("write without end", &path).spawn().unwrap();
         let mut out = BufReader::new(writer.stdout.take().unwrap());
-        for _ in 0..=round * 7 % 60 {
+        for _ in 0..=(round * 7 + file * 3) % 40 {
             acknowledged.insert(hear(&mut out).unwrap());
         }
         writer.kill().unwrap();
         // What it told before it died was acknowledged too.
         acknowledged.extend(std::iter::from_fn(|| hear(&mut out)));
         writer.wait().unwrap();
-
-        let store = open(&path).await.unwrap();
-        let stored = contents(&store).await;
-        let names: BTreeSet<&str> = stored.iter().map(|text| text.split(' ').next().unwrap()).collect();
-        for name in &acknowledged {
-            assert!(names.contains(name.as_str()), "round {round}: {name} was acknowledged and is missing");
-        }
-        for text in &stored {
-            assert_eq!(*text, whole_text(text.split(' ').next().unwrap()), "round {round}: torn");
-        }
-        let found = store.stats(&ann(), at(2)).await.unwrap().memories;
-        assert_eq!(found, stored.len() as u64);
-        store.close(SOON).await;
+        runtime.block_on(check_after_a_kill(&path, &acknowledged, round));
     }
-    let mut connection = raw(&path).await;
+    acknowledged.len()
+}
+
+async fn check_after_a_kill(path: &Path, acknowledged: &BTreeSet<String>, round: usize) {
+    let store = open(path).await.unwrap();
+    let stored = contents(&store).await;
+    let names: BTreeSet<&str> = stored.iter().map(|text| text.split(' ').next().unwrap()).collect();
+    for name in acknowledged {
+        assert!(names.contains(name.as_str()), "round {round}: {name} was acknowledged and is missing");
+    }
+    for text in &stored {
+        assert_eq!(*text, whole_text(text.split(' ').next().unwrap()), "round {round}: torn");
+    }
+    // An import is there whole or not at all.
+    let mut imports: BTreeMap<&str, usize> = BTreeMap::new();
+    for (import, _) in names.iter().filter_map(|name| name.split_once("-of-")) {
+        *imports.entry(import).or_default() += 1;
+    }
+    assert!(imports.values().all(|count| *count == IMPORTED), "round {round}: {imports:?}");
+    let found = store.stats(&ann(), at(2)).await.unwrap().memories;
+    assert_eq!(found, stored.len() as u64);
+    store.close(SOON).await;
+    check_file(path).await;
+}
+
+/// Everything in the file agrees: pages, index of words, tags, and what hangs on memories.
+async fn check_file(path: &Path) {
+    let mut connection = raw(path).await;
     let check: String =
         sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut connection).await.unwrap();
     assert_eq!(check, "ok");
     run(&mut connection, "INSERT INTO memory_fts (memory_fts, rank) VALUES ('integrity-check', 1)").await;
-    assert!(acknowledged.len() > 200, "{} writes are too few to tell", acknowledged.len());
+    let orphans = sqlx::query("PRAGMA foreign_key_check").fetch_all(&mut connection).await.unwrap();
+    assert_eq!(orphans.len(), 0);
+    let differing: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM memory m WHERE m.tags <> (SELECT json_group_array(tag) FROM \
+         (SELECT tag FROM memory_tag t WHERE t.seq = m.seq ORDER BY tag))",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(differing, 0, "tags");
+    connection.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_write_and_search_one_file_see_each_other_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    filled(&path, 1).await;
+    let children: Vec<_> = (0..2).map(|_| child("write and search", &path).spawn().unwrap()).collect();
+    let mut listeners = Vec::new();
+    for mut child in children {
+        let path = path.clone();
+        listeners.push(tokio::spawn(async move {
+            let mut out = BufReader::new(child.stdout.take().unwrap());
+            let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+            let mut heard = Vec::new();
+            while let Some(name) = tokio::task::block_in_place(|| hear(&mut out)) {
+                assert!(!name.starts_with("failed"), "{name}");
+                assert_finds(&store, &name).await;
+                let own = format!("heard {name}");
+                store.remember(&ann(), note(&own), at(1)).await.unwrap();
+                heard.push(own);
+                heard.push(name);
+            }
+            child.wait().unwrap();
+            store.close(SOON).await;
+            heard
+        }));
+    }
+    let mut all = Vec::new();
+    for listener in listeners {
+        all.extend(listener.await.unwrap());
+    }
+    assert_eq!(all.len(), 2 * 2 * WRITTEN_AND_SEARCHED);
+    let store = open(&path).await.unwrap();
+    assert_eq!(contents(&store).await.len(), all.len() + 1);
+    store.close(SOON).await;
+    check_file(&path).await;
+}
+
+/// Writes of a child that searches for each of them.
+const WRITTEN_AND_SEARCHED: usize = 40;
+
+/// Every way of searching finds the memory whose whole text is `text`, though others are written meanwhile.
+async fn assert_finds(store: &SqliteStore, text: &str) {
+    for by in [Retrieval::Lexical, Retrieval::Vector, Retrieval::Hybrid] {
+        let query = MemoryQuery { text: text.to_owned(), by, ..MemoryQuery::default() };
+        let hits = store.search(&ann(), query, at(1)).await.unwrap();
+        assert!(hits.hits.iter().any(|hit| hit.memory.content == text), "{by:?} does not find {text}");
+    }
 }
 
 #[tokio::test]
@@ -572,11 +703,11 @@ async fn a_newer_store_is_refused_untouched() {
     let error = refused(&path).await;
     insta::assert_snapshot!(
         told(&error, folder.path()),
-        @"the store [folder]/tmws.db has schema version 99, this binary knows 2; it was left untouched: use a newer tmws"
+        @"the store [folder]/tmws.db has schema version 99, this binary knows 3; it was left untouched: use a newer tmws"
     );
     assert!(fs::read(&path).unwrap() == before);
     let mut connection = raw(&path).await;
-    run(&mut connection, "PRAGMA user_version = 2").await;
+    run(&mut connection, "PRAGMA user_version = 3").await;
     connection.close().await.unwrap();
     assert_eq!(contents(&open(&path).await.unwrap()).await.len(), 2);
 }
@@ -660,6 +791,32 @@ async fn a_full_disk_loses_nothing_and_spoils_no_neighbour() {
     store.close(SOON).await;
     let reopened = open(&path).await.unwrap();
     assert_eq!(contents(&reopened).await.len(), kept.len() - 5 + 1);
+}
+
+#[tokio::test]
+async fn an_import_that_finds_no_room_leaves_nothing_of_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    let small = SqliteOptions { file_bytes_max: Some(600 << 10), ..options(&path) };
+    let store = SqliteStore::open(small).await.unwrap();
+    let one = store.remember(&ann(), note("one"), at(1)).await.unwrap().memory;
+    let many = |bytes: usize| -> Vec<Memory> {
+        let nth = |n| Memory {
+            id: format!("m_{n:026}"),
+            content: format!("{n} {}", "x".repeat(bytes)),
+            tags: vec![format!("tag{n}")],
+            ..one.clone()
+        };
+        (0..60).map(nth).collect()
+    };
+    let generation = store.generation(&ann()).await.unwrap();
+    let error = store.import(&ann(), many(20_000), at(2)).await.unwrap_err();
+    assert!(matches!(error, StoreError::DiskFull { .. }), "{error:?}");
+    assert_eq!(contents(&store).await.len(), 1);
+    assert_eq!(store.generation(&ann()).await.unwrap(), generation);
+    assert_eq!(store.import(&ann(), many(200), at(3)).await.unwrap().imported, 60);
+    store.close(SOON).await;
+    check_file(&path).await;
 }
 
 #[test]

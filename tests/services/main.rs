@@ -1,5 +1,17 @@
 //! Tests against servers that run beside: `scripts/postgres cargo test --test services`. Without them these fail, and are
 //! never skipped; plain `cargo test` leaves them out.
 
+mod moving;
 mod postgres;
+mod search_quality;
+mod server;
 mod sql;
+#[path = "../store/mod.rs"]
+#[allow(dead_code, reason = "what other tests use of it")]
+mod store;
+mod store_contract;
+mod store_faults;
+mod store_isolation;
+mod store_many;
+mod store_postgres;
+mod tls;

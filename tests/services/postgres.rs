@@ -1,6 +1,9 @@
 //! A database for each test, on the server that TMWS_TEST_POSTGRES_URL names.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -13,14 +16,21 @@ pub(crate) struct Database {
 impl Database {
     /// A new one, holding what the statements `sql` make.
     pub(crate) async fn new(sql: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let server = server();
-        let name = format!("tmws_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let (server, name) = (server(), next_name());
         let mut admin =
             PgConnection::connect(&server).await.expect("TMWS_TEST_POSTGRES_URL names a server that runs");
         run(&mut admin, &format!("CREATE DATABASE {name}")).await;
         let database = Self { server, name };
         run(&mut database.connect().await, sql).await;
+        database
+    }
+
+    /// A copy of the database `template`, to which nobody is connected.
+    pub(crate) async fn copied(template: &str) -> Self {
+        let database = Self { server: server(), name: next_name() };
+        let mut admin = PgConnection::connect(&database.server).await.unwrap();
+        run(&mut admin, &format!("CREATE DATABASE {} TEMPLATE {template}", database.name)).await;
+        admin.close().await.unwrap();
         database
     }
 
@@ -48,6 +58,23 @@ impl Database {
         sqlx::query_scalar(sql).bind(&self.name).fetch_one(&mut self.connect().await).await.unwrap()
     }
 
+    /// Waits until nobody is connected to it.
+    pub(crate) async fn wait_until_unused(&self) {
+        let mut admin = PgConnection::connect(&self.server).await.unwrap();
+        let waited = async {
+            while sqlx::query_scalar::<_, i64>("SELECT count(*) FROM pg_stat_activity WHERE datname = $1")
+                .bind(&self.name)
+                .fetch_one(&mut admin)
+                .await
+                .unwrap()
+                > 0
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waited).await.expect("everybody leaves");
+    }
+
     /// Backends of ours in this database whose last query has `part` in it and that are in `state`.
     pub(crate) async fn backends(&self, state: &str, part: &str) -> i64 {
         self.value(&format!(
@@ -56,6 +83,11 @@ impl Database {
         ))
         .await
     }
+}
+
+fn next_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("tmws_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn server() -> String {

@@ -12,7 +12,9 @@ use super::{
 use crate::{
     compose::Local,
     config::{Config, DatabaseUrl},
+    embedding::EmbeddingError,
     engine::{Patterns as _, Workspace, llm::Fallback, steps::sql::SourceSpec, tokens},
+    store::{EmbeddingProgress, PostgresFacts, PostgresOptions, PostgresStore},
 };
 
 /// Longest wait for another program or the store.
@@ -30,7 +32,7 @@ pub(super) fn configuration(config: &Config) -> Finding {
 /// Workspace, store and patterns.
 pub(super) async fn parts(config: &Config) -> Vec<Finding> {
     let local = Local::new(config);
-    let mut findings = vec![workspace(&local), store(config, &local).await];
+    let mut findings = vec![workspace(&local), store(config, &local).await, embedding(config, &local).await];
     findings.push(patterns(&local).await);
     findings.extend(promoted(config, &local).await);
     local.store.close(PATIENCE).await;
@@ -54,21 +56,113 @@ fn workspace(local: &Local) -> Finding {
 }
 
 async fn store(config: &Config, local: &Local) -> Finding {
-    let DatabaseUrl::Sqlite(path) = &config.database;
-    if !path.exists() {
+    if let DatabaseUrl::Sqlite(path) = &config.database
+        && !path.exists()
+    {
         return absent_store(path);
+    }
+    let mut server = None;
+    if let DatabaseUrl::Postgres(url) = &config.database {
+        match database(url, config).await {
+            // The next use makes or migrates it; looking does not.
+            Ok(facts) if facts.schema < facts.schema_known => {
+                return Finding::new("store", verdict(&facts), told(&facts));
+            }
+            Ok(facts) => server = Some(facts),
+            Err(finding) => return finding,
+        }
     }
     let now = jiff::Timestamp::now();
     match timeout(PATIENCE, local.store.stats(&local.scope(), now)).await {
-        Ok(Ok(stats)) => Finding::new(
-            "store",
-            Verdict::Good,
-            format!("{}; memories of this project: {}, superseded: {}", config.database, stats.memories, stats.superseded),
-        )
-        .with(json!({"url": config.database.to_string(), "memories": stats.memories, "superseded": stats.superseded})),
+        Ok(Ok(stats)) => {
+            let place = server.as_ref().map_or_else(|| config.database.to_string(), told);
+            let counts =
+                format!("memories of this project: {}, superseded: {}", stats.memories, stats.superseded);
+            Finding::new(
+                "store",
+                server.as_ref().map_or(Verdict::Good, verdict),
+                format!("{place}; {counts}"),
+            )
+            .with(json!({
+                "url": config.database.to_string(), "memories": stats.memories, "superseded": stats.superseded,
+            }))
+        }
         Ok(Err(error)) => Finding::new("store", Verdict::Bad, error.to_string()),
         Err(_) => Finding::new("store", Verdict::Bad, format!("no answer within {} s", PATIENCE.as_secs())),
     }
+}
+
+/// What makes the vectors of memories, and how many have one of it. Reads the model where it is in a folder.
+async fn embedding(config: &Config, local: &Local) -> Finding {
+    const SUBJECT: &str = "embedding";
+    let identity = match timeout(PATIENCE, local.embeddings.identity()).await {
+        Ok(Ok(identity)) => identity,
+        Ok(Err(EmbeddingError::Off)) => {
+            return Finding::new(SUBJECT, Verdict::Good, "none is wanted; memories are found by words alone");
+        }
+        Ok(Err(error)) => {
+            let detail = format!("{error}; memories are found by words alone");
+            return Finding::new(SUBJECT, Verdict::Warning, detail);
+        }
+        Err(_) => {
+            let detail = format!("{} was not read within {} s", config.embedding_model, PATIENCE.as_secs());
+            return Finding::new(SUBJECT, Verdict::Warning, detail);
+        }
+    };
+    let model = format!("{}, {} numbers, {}", identity.name, identity.dimension, &identity.hash[..12]);
+    let data = json!({"name": identity.name, "dimension": identity.dimension, "hash": identity.hash});
+    if matches!(&config.database, DatabaseUrl::Sqlite(path) if !path.exists()) {
+        return Finding::new(SUBJECT, Verdict::Good, model).with(json!({"model": data}));
+    }
+    match timeout(PATIENCE, local.store.embedding()).await {
+        Ok(Ok(progress)) => {
+            let EmbeddingProgress { embedded, memories, .. } = progress;
+            let rest = if embedded < memories { "; the rest follows in the background" } else { "" };
+            let detail = format!("{model}; vectors of {embedded} of {memories} memories of the store{rest}");
+            let data = json!({"model": data, "embedded": embedded, "memories": memories});
+            Finding::new(SUBJECT, Verdict::Good, detail).with(data)
+        }
+        // What is wrong with the store is its own finding.
+        Ok(Err(_)) | Err(_) => Finding::new(SUBJECT, Verdict::Good, model).with(json!({"model": data})),
+    }
+}
+
+/// The server at `url` and what it holds, looked at without changing anything.
+async fn database(url: &str, config: &Config) -> Result<PostgresFacts, Finding> {
+    let options = PostgresOptions { limits: config.store, ..PostgresOptions::new(url) };
+    match timeout(PATIENCE, PostgresStore::inspect(&options)).await {
+        Ok(Ok(facts)) => Ok(facts),
+        Ok(Err(error)) => Err(Finding::new("store", Verdict::Bad, error.to_string())),
+        Err(_) => {
+            Err(Finding::new("store", Verdict::Bad, format!("no answer within {} s", PATIENCE.as_secs())))
+        }
+    }
+}
+
+fn told(facts: &PostgresFacts) -> String {
+    let vector = facts
+        .vector
+        .as_deref()
+        .map_or_else(|| "pgvector not there yet".to_owned(), |version| format!("pgvector {version}"));
+    let schema = match facts.schema {
+        0 => ", its tables will be made at the first use".to_owned(),
+        found if found < facts.schema_known => {
+            format!(", schema {found} (the next use brings it to {})", facts.schema_known)
+        }
+        found => format!(", schema {found}"),
+    };
+    let wall = if facts.is_walled {
+        "row-level security holds"
+    } else {
+        "row-level security does not hold for this role, so that isolation rests on tmws alone: log in as a role that \
+         is no superuser and has no BYPASSRLS"
+    };
+    let tls = if facts.is_encrypted { "with TLS" } else { "without TLS" };
+    format!("{}: PostgreSQL {}, {vector}{schema}, {tls}, {wall}", facts.place, facts.server)
+}
+
+const fn verdict(facts: &PostgresFacts) -> Verdict {
+    if facts.is_walled { Verdict::Good } else { Verdict::Warning }
 }
 
 /// A store is made at its first use; here only whether that can work.

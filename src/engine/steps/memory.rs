@@ -24,7 +24,7 @@ use crate::{
     engine::{ErrorKind, MemoryTouched, relative},
     store::{
         Hits, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Order, StoreError, Trust,
-        Visibility,
+        Visibility, note_recalled,
     },
 };
 
@@ -71,8 +71,13 @@ fn filter(args: Arguments<'_>, ctx: &StepContext, k: usize) -> Result<MemoryFilt
 }
 
 async fn search(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError> {
-    let query = MemoryQuery { text: args.text("query")?.to_owned(), filter: filter(args, ctx, 5)? };
+    let query = MemoryQuery {
+        text: args.text("query")?.to_owned(),
+        filter: filter(args, ctx, 5)?,
+        ..MemoryQuery::default()
+    };
     let hits = ctx.store.search(&ctx.scope, query, ctx.now).await?;
+    note_recalled(&ctx.store, &ctx.scope, hits.hits.iter().map(|hit| &hit.memory), ctx.now);
     Ok(found(ctx, &hits, true))
 }
 
@@ -84,6 +89,7 @@ async fn list(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError
 async fn get(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError> {
     let id = args.text("id")?;
     let memory = ctx.store.get(&ctx.scope, id, ctx.now).await?;
+    note_recalled(&ctx.store, &ctx.scope, memory.iter(), ctx.now);
     memory.map(|memory| shown(ctx, &memory)).ok_or_else(|| no_memory(id))
 }
 
@@ -240,6 +246,7 @@ impl From<StoreError> for StepError {
             | StoreError::ReadOnly { .. }
             | StoreError::Corrupt { .. }
             | StoreError::NewerVersion { .. }
+            | StoreError::Unsuitable { .. }
             | StoreError::DiskFull { .. }
             | StoreError::Unavailable { .. } => ErrorKind::StoreUnavailable,
             StoreError::Internal(source) => {

@@ -50,14 +50,13 @@ impl Fault {
 
 /// The typed error for `error`. Its text never holds SQL or data; what it does not say goes to the log.
 pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
-    let owned = || path.to_path_buf();
     match error {
         sqlx::Error::Database(database) => match primary_code(&**database) {
             BUSY | LOCKED => StoreError::Locked,
-            READONLY | PERM => StoreError::ReadOnly { path: owned() },
-            CORRUPT | NOTADB => StoreError::Corrupt { path: owned() },
-            FULL | IOERR if is_out_of_space(&**database) => StoreError::DiskFull { path: owned() },
-            CANTOPEN if is_read_only(path) => StoreError::ReadOnly { path: owned() },
+            READONLY | PERM => StoreError::ReadOnly { place: path.into() },
+            CORRUPT | NOTADB => StoreError::Corrupt { place: path.into() },
+            FULL | IOERR if is_out_of_space(&**database) => StoreError::DiskFull { place: path.into() },
+            CANTOPEN if is_read_only(path) => StoreError::ReadOnly { place: path.into() },
             CANTOPEN => {
                 unavailable(path, "cannot be opened; check that it and its folder exist and are yours")
             }
@@ -70,7 +69,7 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
             sqlx::migrate::MigrateError::Execute(inner)
             | sqlx::migrate::MigrateError::ExecuteMigration(inner, _) => classify(path, inner),
             sqlx::migrate::MigrateError::VersionMismatch(_) | sqlx::migrate::MigrateError::Dirty(_) => {
-                StoreError::Corrupt { path: owned() }
+                StoreError::Corrupt { place: path.into() }
             }
             _ => internal(error),
         },
@@ -89,8 +88,19 @@ fn primary_code(error: &dyn sqlx::error::DatabaseError) -> u32 {
     code(error) & 0xff
 }
 
-fn is_out_of_space(error: &dyn sqlx::error::DatabaseError) -> bool {
+/// Whether a disk is full.
+pub(super) fn is_out_of_space(error: &dyn sqlx::error::DatabaseError) -> bool {
     primary_code(error) == FULL || code(error) == IOERR_SHMSIZE
+}
+
+/// Whether the file itself is damaged.
+pub(super) fn is_damage(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(database) if matches!(primary_code(&**database), CORRUPT | NOTADB))
+}
+
+/// Whether the file is no database at all.
+pub(super) fn is_no_database(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(database) if primary_code(&**database) == NOTADB)
 }
 
 /// Whether another process holds the lock.

@@ -1,31 +1,48 @@
 //! Writes of memories.
 
+use std::collections::{BTreeMap, HashMap};
+
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{QueryBuilder, Row as _, SqliteConnection};
 
 use super::{
     fault::Fault,
+    vector::Vector,
     view::{View, audience, columns, live, memory, realm, tags_text, trust_text, visibility_text},
     writer::Write,
 };
 use crate::{
     limits::StoreLimits,
     store::{
-        Forgotten, ImportReport, Memory, MemoryChange, StoreError, Visibility,
-        rules::{Draft, content_hash, may_supersede, normal_tags},
+        Forgotten, ImportReport, Memory, MemoryChange, StoreError,
+        rules::{Draft, changed, content_hash, may_supersede},
         terms::index_words,
     },
 };
 
-/// Expired memories stay for so long (a clock may have been wrong), then go with the next write.
+/// Expired memories stay for so long (a clock may have been wrong), then go with the next ones that are stored.
 const EXPIRED_KEPT_MICROSECONDS: i64 = 24 * 3600 * 1_000_000;
+/// Rows of an import that go in one statement.
+const IMPORT_ROWS_MAX: usize = 25;
+
+/// The live row of `memory` as `m` with content hash ?8 that exactly the readers of visibility ?9 see.
+macro_rules! equal {
+    () => {
+        concat!(
+            live!(),
+            " AND m.content_hash = ?8 AND m.visibility = ?9 AND m.realm = ?1 AND m.superseded_by IS NULL"
+        )
+    };
+}
 
 /// Stores a draft, or finds it stored.
 pub(super) struct Remember {
     pub(super) view: View,
     pub(super) id: String,
     pub(super) draft: Draft,
+    /// Of its content, where there was one in time.
+    pub(super) vector: Option<Vector>,
     pub(super) limits: StoreLimits,
     pub(super) now: Timestamp,
 }
@@ -36,7 +53,15 @@ impl Write for Remember {
     type Output = (Memory, bool);
 
     async fn apply(&self, tx: &mut SqliteConnection) -> Result<Self::Output, Fault> {
-        purge_expired(tx, self.now).await?;
+        if self.draft.supersedes.is_none() {
+            let memory = self.draft.fresh(&self.view, &self.id, self.now);
+            if let Some(seq) = self.insert_unless_known(tx, &memory).await? {
+                if let Some(vector) = &self.vector {
+                    vector.put(tx, seq, self.now).await?;
+                }
+                return Ok((memory, false));
+            }
+        }
         let known = self.known(tx).await?;
         let old = match &self.draft.supersedes {
             Some(id) if known.as_ref().is_none_or(|(_, known)| known.id != *id) => {
@@ -44,55 +69,86 @@ impl Write for Remember {
             }
             _ => None,
         };
-        let id = match &known {
-            Some((_, known)) => &known.id,
-            None => &self.id,
+        let merged = match &known {
+            Some((_, known)) => Some(self.draft.merged(
+                known,
+                old.as_ref().map(|(_, old)| old.id.clone()),
+                &self.limits,
+                self.now,
+            )?),
+            None => None,
         };
+        // Nothing is refused from here on.
         if let Some((old_seq, old)) = &old {
             bump(tx, old).await?;
             sqlx::query("UPDATE memory SET superseded_by = ?2, updated = max(updated, ?3) WHERE seq = ?1")
                 .bind(old_seq)
-                .bind(id)
+                .bind(known.as_ref().map_or(&self.id, |(_, known)| &known.id))
                 .bind(self.now.as_microsecond())
                 .execute(&mut *tx)
                 .await?;
         }
-        if let Some((seq, known)) = known {
-            let merged = self.merged(&known, old.map(|(_, old)| old.id))?;
+        if let Some(((seq, known), merged)) = known.zip(merged) {
             if merged != known {
                 update_row(tx, seq, &merged).await?;
                 bump(tx, &merged).await?;
             }
             return Ok((merged, true));
         }
-        let memory = self.fresh();
-        insert_row(tx, &memory).await?;
+        let memory = self.draft.fresh(&self.view, &self.id, self.now);
+        let seq = insert_row(tx, &memory).await?;
+        if let Some(vector) = &self.vector {
+            vector.put(tx, seq, self.now).await?;
+        }
         bump(tx, &memory).await?;
         Ok((memory, false))
     }
 }
 
 impl Remember {
-    fn fresh(&self) -> Memory {
-        let Self { view, draft, now, .. } = self;
-        Memory {
-            id: self.id.clone(),
-            project: view.project.clone(),
-            content: draft.content.clone(),
-            tags: draft.tags.clone(),
-            importance: draft.importance,
-            kind: draft.kind.clone(),
-            visibility: draft.visibility,
-            trust: draft.trust,
-            principal: view.principal.clone(),
-            agent: view.agent.clone(),
-            session: if draft.visibility == Visibility::Session { view.session.clone() } else { None },
-            supersedes: draft.supersedes.clone(),
-            superseded_by: None,
-            created: *now,
-            updated: *now,
-            expires: draft.expires,
-        }
+    /// Stores `memory` with its tags and counts it, unless equal content is there (`None`); clears away a few memories that
+    /// expired long ago. All in one go: each way to the connection's thread costs about as much as a statement.
+    async fn insert_unless_known(
+        &self,
+        tx: &mut SqliteConnection,
+        memory: &Memory,
+    ) -> Result<Option<i64>, sqlx::Error> {
+        // Each statement has either parameters ?N, all from ?1 on, or parameters $N: sqlx gives both the Nth value, and to
+        // those that a statement with gaps leaves out whatever comes.
+        let query = sqlx::query(concat!(
+            "DELETE FROM memory WHERE seq IN \
+             (SELECT seq FROM memory WHERE expires <= $21 ORDER BY expires LIMIT 16); \
+             INSERT INTO memory (realm, id, audience, project, visibility, principal, agent, session, content, \
+             content_hash, tags, words, importance, kind, trust, created, updated, expires) \
+             SELECT ?1, ?10, ?11, ?12, ?9, ?4, ?5, ?13, ?14, ?8, ?15, ?16, ?17, ?18, ?19, ?7, ?7, ?20 \
+             WHERE NOT EXISTS (SELECT 1 FROM memory m WHERE ",
+            equal!(),
+            ") RETURNING seq; \
+             INSERT INTO memory_tag (seq, tag) SELECT m.seq, t.value FROM json_each($15) t CROSS JOIN memory m \
+             WHERE m.realm = $1 AND m.id = $10; \
+             INSERT INTO generation (audience, value) SELECT $11, 1 FROM memory WHERE realm = $1 AND id = $10 \
+             ON CONFLICT (audience) DO UPDATE SET value = value + 1"
+        ));
+        let rows = self
+            .view
+            .bind(query, self.now)
+            .bind(&self.draft.content_hash)
+            .bind(visibility_text(memory.visibility))
+            .bind(&memory.id)
+            .bind(audience(&memory.project, &memory.principal, memory.visibility))
+            .bind(&memory.project)
+            .bind(&memory.session)
+            .bind(&memory.content)
+            .bind(tags_text(&memory.tags)?)
+            .bind(index_words(&memory.content))
+            .bind(memory.importance)
+            .bind(&memory.kind)
+            .bind(trust_text(memory.trust))
+            .bind(memory.expires.map(Timestamp::as_microsecond))
+            .bind(self.now.as_microsecond().saturating_sub(EXPIRED_KEPT_MICROSECONDS))
+            .fetch_all(tx)
+            .await?;
+        rows.first().map(|row| row.try_get(0)).transpose()
     }
 
     /// The live memory with equal content that exactly the same readers see.
@@ -101,9 +157,8 @@ impl Remember {
             "SELECT m.seq, ",
             columns!(),
             " FROM memory m WHERE ",
-            live!(),
-            " AND m.content_hash = ?8 AND m.visibility = ?9 AND m.realm = ?1 AND m.superseded_by IS NULL \
-             ORDER BY m.seq LIMIT 1"
+            equal!(),
+            " ORDER BY m.seq LIMIT 1"
         ));
         let row = self
             .view
@@ -140,26 +195,6 @@ impl Remember {
         }
         Ok((seq, old))
     }
-
-    /// `known` with what the draft adds: tags united, the larger importance, the later expiry.
-    fn merged(&self, known: &Memory, supersedes: Option<String>) -> Result<Memory, StoreError> {
-        let tags: Vec<String> = known.tags.iter().chain(&self.draft.tags).cloned().collect();
-        let expires = match (known.expires, self.draft.expires) {
-            (Some(one), Some(other)) => Some(one.max(other)),
-            _ => None,
-        };
-        let mut merged = Memory {
-            tags: normal_tags(&tags, &self.limits)?,
-            importance: known.importance.max(self.draft.importance),
-            supersedes: known.supersedes.clone().or(supersedes),
-            expires,
-            ..known.clone()
-        };
-        if merged != *known {
-            merged.updated = known.updated.max(self.now);
-        }
-        Ok(merged)
-    }
 }
 
 /// Changes a memory.
@@ -176,16 +211,8 @@ impl Write for Update {
 
     async fn apply(&self, tx: &mut SqliteConnection) -> Result<Self::Output, Fault> {
         let Some((seq, old)) = find(tx, &self.view, &self.id, self.now).await? else { return Ok(None) };
-        let change = self.change.clone();
-        let mut new = Memory {
-            tags: change.tags.unwrap_or_else(|| old.tags.clone()),
-            importance: change.importance.unwrap_or(old.importance),
-            kind: change.kind.unwrap_or_else(|| old.kind.clone()),
-            expires: change.expires.unwrap_or(old.expires),
-            ..old.clone()
-        };
+        let new = changed(&old, &self.change, self.now);
         if new != old {
-            new.updated = old.updated.max(self.now);
             update_row(tx, seq, &new).await?;
             bump(tx, &new).await?;
         }
@@ -235,9 +262,27 @@ impl Write for Forget {
     }
 }
 
+/// Notes that memories were recalled.
+pub(super) struct Recall {
+    /// As the store numbers them.
+    pub(super) seqs: Vec<i64>,
+    pub(super) now: Timestamp,
+}
+
+#[async_trait]
+impl Write for Recall {
+    type Output = ();
+
+    async fn apply(&self, tx: &mut SqliteConnection) -> Result<(), Fault> {
+        Ok(note_recalled(tx, &self.seqs, self.now).await?)
+    }
+}
+
 /// Takes exported memories, already in their normal form.
 pub(super) struct Import {
-    pub(super) memories: Vec<Memory>,
+    /// Each with the vector of its content, where there was one in time.
+    pub(super) memories: Vec<(Memory, Option<Vector>)>,
+    pub(super) now: Timestamp,
 }
 
 #[async_trait]
@@ -246,29 +291,88 @@ impl Write for Import {
 
     async fn apply(&self, tx: &mut SqliteConnection) -> Result<Self::Output, Fault> {
         let mut report = ImportReport::default();
-        for memory in &self.memories {
-            let known = sqlx::query(
-                "SELECT content FROM memory WHERE realm = ?1 AND id = ?2 \
-                 UNION ALL SELECT NULL FROM tombstone WHERE realm = ?1 AND id = ?2",
-            )
-            .bind(realm(&memory.project, &memory.principal))
-            .bind(&memory.id)
-            .fetch_optional(&mut *tx)
-            .await?;
-            match known {
+        let mut fresh: Vec<(&Memory, Option<&Vector>)> = Vec::new();
+        let mut chosen: HashMap<(String, &str), &str> = HashMap::new();
+        let known = known_contents(tx, &self.memories).await?;
+        for ((memory, vector), known) in self.memories.iter().zip(known) {
+            let place = (realm(&memory.project, &memory.principal), memory.id.as_str());
+            // What the same import has brought counts as there.
+            let there = match &known {
+                Known::Nothing => chosen.get(&place).copied(),
+                Known::Content(content) => Some(content.as_str()),
+                Known::Forgotten => {
+                    report.conflicts.push(memory.id.clone());
+                    continue;
+                }
+            };
+            match there {
                 None => {
-                    insert_row(tx, memory).await?;
-                    bump(tx, memory).await?;
-                    report.imported += 1;
+                    chosen.insert(place, &memory.content);
+                    fresh.push((memory, vector.as_ref()));
                 }
-                Some(row) if row.try_get::<Option<String>, _>(0)?.as_ref() == Some(&memory.content) => {
-                    report.skipped += 1;
-                }
+                Some(content) if content == memory.content => report.skipped += 1,
                 Some(_) => report.conflicts.push(memory.id.clone()),
             }
         }
+        let mut audiences: BTreeMap<String, i64> = BTreeMap::new();
+        for rows in fresh.chunks(IMPORT_ROWS_MAX) {
+            let memories: Vec<&Memory> = rows.iter().map(|(memory, _)| *memory).collect();
+            let seqs = insert_rows(tx, &memories).await?;
+            let vectors: Vec<(i64, &Vector)> = seqs
+                .iter()
+                .zip(rows)
+                .filter_map(|(seq, (_, vector))| vector.map(|vector| (*seq, vector)))
+                .collect();
+            Vector::put_new(tx, &vectors, self.now).await?;
+            for (seq, memory) in seqs.into_iter().zip(memories) {
+                if let Some(recalled) = memory.recalled {
+                    note_recalled(tx, &[seq], recalled).await?;
+                }
+                *audiences
+                    .entry(audience(&memory.project, &memory.principal, memory.visibility))
+                    .or_default() += 1;
+            }
+        }
+        for (audience, writes) in audiences {
+            bump_by(tx, audience, writes).await?;
+        }
+        report.imported = fresh.len() as u64;
         Ok(report)
     }
+}
+
+/// What is at the place of a memory that is to be imported.
+#[derive(Clone)]
+enum Known {
+    Nothing,
+    Content(String),
+    Forgotten,
+}
+
+/// What is at each memory's place, by its realm and id.
+async fn known_contents(
+    tx: &mut SqliteConnection,
+    memories: &[(Memory, Option<Vector>)],
+) -> Result<Vec<Known>, sqlx::Error> {
+    let mut known = vec![Known::Nothing; memories.len()];
+    let places: Vec<_> =
+        memories.iter().map(|(memory, _)| (realm(&memory.project, &memory.principal), &memory.id)).collect();
+    let rows = sqlx::query(
+        "SELECT w.key, m.content FROM json_each(?1) w CROSS JOIN memory m \
+         WHERE m.realm = w.value ->> 0 AND m.id = w.value ->> 1 \
+         UNION ALL SELECT w.key, NULL FROM json_each(?1) w CROSS JOIN tombstone t \
+         WHERE t.realm = w.value ->> 0 AND t.id = w.value ->> 1",
+    )
+    .bind(json_text(&places)?)
+    .fetch_all(tx)
+    .await?;
+    for row in rows {
+        let at = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(usize::MAX);
+        if let Some(known) = known.get_mut(at) {
+            *known = row.try_get::<Option<String>, _>(1)?.map_or(Known::Forgotten, Known::Content);
+        }
+    }
+    Ok(known)
 }
 
 /// The memory `id` that the view sees; its own project's first.
@@ -289,36 +393,72 @@ async fn find(
     row.map(|row| Ok((row.try_get(0)?, memory(&row, 1)?))).transpose()
 }
 
-async fn insert_row(tx: &mut SqliteConnection, memory: &Memory) -> Result<(), sqlx::Error> {
-    let seq: i64 = sqlx::query_scalar(
+/// Stores a memory. By what number.
+async fn insert_row(tx: &mut SqliteConnection, memory: &Memory) -> Result<i64, sqlx::Error> {
+    insert_rows(tx, &[memory]).await?.pop().ok_or(sqlx::Error::RowNotFound)
+}
+
+/// Stores memories, whose places are free, in their order. By what numbers.
+async fn insert_rows(tx: &mut SqliteConnection, memories: &[&Memory]) -> Result<Vec<i64>, sqlx::Error> {
+    let mut insert = QueryBuilder::new(
         "INSERT INTO memory (realm, id, audience, project, visibility, principal, agent, session, content, \
-         content_hash, tags, words, importance, kind, trust, supersedes, superseded_by, created, updated, expires) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20) \
-         RETURNING seq",
-    )
-    .bind(realm(&memory.project, &memory.principal))
-    .bind(&memory.id)
-    .bind(audience(&memory.project, &memory.principal, memory.visibility))
-    .bind(&memory.project)
-    .bind(visibility_text(memory.visibility))
-    .bind(&memory.principal)
-    .bind(&memory.agent)
-    .bind(&memory.session)
-    .bind(&memory.content)
-    .bind(content_hash(&memory.content))
-    .bind(tags_text(&memory.tags)?)
-    .bind(index_words(&memory.content))
-    .bind(memory.importance)
-    .bind(&memory.kind)
-    .bind(trust_text(memory.trust))
-    .bind(&memory.supersedes)
-    .bind(&memory.superseded_by)
-    .bind(memory.created.as_microsecond())
-    .bind(memory.updated.as_microsecond())
-    .bind(memory.expires.map(Timestamp::as_microsecond))
-    .fetch_one(&mut *tx)
-    .await?;
-    insert_tags(tx, seq, &memory.tags).await
+         content_hash, tags, words, importance, kind, trust, supersedes, superseded_by, created, updated, expires) ",
+    );
+    let tags = memories.iter().map(|memory| tags_text(&memory.tags)).collect::<Result<Vec<_>, _>>()?;
+    insert.push_values(memories.iter().zip(tags), |mut row, (memory, tags)| {
+        row.push_bind(realm(&memory.project, &memory.principal))
+            .push_bind(&memory.id)
+            .push_bind(audience(&memory.project, &memory.principal, memory.visibility))
+            .push_bind(&memory.project)
+            .push_bind(visibility_text(memory.visibility))
+            .push_bind(&memory.principal)
+            .push_bind(&memory.agent)
+            .push_bind(&memory.session)
+            .push_bind(&memory.content)
+            .push_bind(content_hash(&memory.content))
+            .push_bind(tags)
+            .push_bind(index_words(&memory.content))
+            .push_bind(memory.importance)
+            .push_bind(&memory.kind)
+            .push_bind(trust_text(memory.trust))
+            .push_bind(&memory.supersedes)
+            .push_bind(&memory.superseded_by)
+            .push_bind(memory.created.as_microsecond())
+            .push_bind(memory.updated.as_microsecond())
+            .push_bind(memory.expires.map(Timestamp::as_microsecond));
+    });
+    insert.push(" RETURNING realm, id, seq");
+    // Statements of the usual numbers of rows stay prepared.
+    let usual = matches!(memories.len(), 1 | IMPORT_ROWS_MAX);
+    let rows = insert.build().persistent(usual).fetch_all(&mut *tx).await?;
+    // They come in no order that SQLite promises.
+    let places = rows
+        .iter()
+        .map(|row| Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?)))
+        .collect::<Result<HashMap<(String, String), i64>, sqlx::Error>>()?;
+    let seqs = memories
+        .iter()
+        .map(|memory| {
+            let place = (realm(&memory.project, &memory.principal), memory.id.clone());
+            places.get(&place).copied().ok_or(sqlx::Error::RowNotFound)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let tagged: Vec<(i64, &String)> = seqs
+        .iter()
+        .zip(memories)
+        .flat_map(|(seq, memory)| memory.tags.iter().map(|tag| (*seq, tag)))
+        .collect();
+    if !tagged.is_empty() {
+        sqlx::query("INSERT INTO memory_tag (seq, tag) SELECT value ->> 0, value ->> 1 FROM json_each(?1)")
+            .bind(json_text(&tagged)?)
+            .execute(tx)
+            .await?;
+    }
+    Ok(seqs)
+}
+
+fn json_text(value: &impl serde::Serialize) -> Result<String, sqlx::Error> {
+    serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(Box::new(error)))
 }
 
 /// Writes everything of a memory that can change.
@@ -352,23 +492,33 @@ async fn insert_tags(tx: &mut SqliteConnection, seq: i64, tags: &[String]) -> Re
     Ok(())
 }
 
-/// Counts one more write for everyone who may have seen it.
-async fn bump(tx: &mut SqliteConnection, memory: &Memory) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO generation (audience, value) VALUES (?1, 1) \
-         ON CONFLICT (audience) DO UPDATE SET value = value + 1",
-    )
-    .bind(audience(&memory.project, &memory.principal, memory.visibility))
-    .execute(tx)
-    .await?;
+/// Those of `seqs` that are gone by now are passed over; a time never goes back.
+async fn note_recalled(tx: &mut SqliteConnection, seqs: &[i64], at: Timestamp) -> Result<(), sqlx::Error> {
+    for seq in seqs {
+        sqlx::query(
+            "INSERT INTO recall (seq, at) SELECT seq, ?2 FROM memory WHERE seq = ?1 \
+             ON CONFLICT (seq) DO UPDATE SET at = max(at, excluded.at)",
+        )
+        .bind(seq)
+        .bind(at.as_microsecond())
+        .execute(&mut *tx)
+        .await?;
+    }
     Ok(())
 }
 
-async fn purge_expired(tx: &mut SqliteConnection, now: Timestamp) -> Result<(), sqlx::Error> {
+/// Counts one more write for everyone who may have seen it.
+async fn bump(tx: &mut SqliteConnection, memory: &Memory) -> Result<(), sqlx::Error> {
+    bump_by(tx, audience(&memory.project, &memory.principal, memory.visibility), 1).await
+}
+
+async fn bump_by(tx: &mut SqliteConnection, audience: String, writes: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "DELETE FROM memory WHERE seq IN (SELECT seq FROM memory WHERE expires <= ?1 ORDER BY expires LIMIT 16)",
+        "INSERT INTO generation (audience, value) VALUES (?1, ?2) \
+         ON CONFLICT (audience) DO UPDATE SET value = value + ?2",
     )
-    .bind(now.as_microsecond().saturating_sub(EXPIRED_KEPT_MICROSECONDS))
+    .bind(audience)
+    .bind(writes)
     .execute(tx)
     .await?;
     Ok(())

@@ -3,19 +3,25 @@
 //! Write-ahead log with `synchronous = FULL`: what was acknowledged survives the end of the process and of the machine.
 //! One task writes, in batches; a few connections read, each read one statement on one snapshot.
 
+mod backup;
 mod fault;
 mod handle;
+mod index;
 mod memory;
+mod migration;
 mod open;
 mod query;
+mod search;
 mod task;
+mod vector;
+mod verify;
 mod view;
 mod writer;
 
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -30,21 +36,27 @@ use self::{
     fault::{Fault, classify},
     handle::Bound,
     task::Owner,
+    vector::{Table, Vector},
     view::View,
     writer::Writer,
 };
 use super::{
-    Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, NewTask,
-    Remembered, Store, StoreError, StoreStats, StoredResult, StoredTask, TaskChange, TaskWrite, id, rules,
+    EmbeddingProgress, Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery,
+    NewMemory, NewTask, Remembered, Store, StoreError, StoreStats, StoredResult, StoredTask, TaskChange,
+    TaskWrite, id, reembed::Reembedding, rules,
 };
-use crate::{limits::StoreLimits, revision::Era, scope::Scope};
+use crate::{embedding::Embeddings, limits::StoreLimits, revision::Era, scope::Scope};
 
-pub(in crate::store) use writer::repeated;
+pub(in crate::store) use {backup::copy_into, migration::plan as migration, verify::verify};
 
 /// Connections that read at once; further reads wait.
 const READERS_MAX: u32 = 4;
 /// How long a read waits for one of them.
 const READER_WAIT: Duration = Duration::from_secs(5);
+/// How long a write waits for the model of its vector, at most: the reading of the table in the binary.
+const MODEL_WAIT: Duration = Duration::from_secs(1);
+/// When a memory was last recalled is this exact.
+const RECALL_NOTED: Duration = Duration::from_mins(1);
 
 /// Where the file is and how far it may grow.
 #[derive(Clone, Debug)]
@@ -53,6 +65,8 @@ pub struct SqliteOptions {
     pub path: PathBuf,
     /// Limits of what is stored.
     pub limits: StoreLimits,
+    /// The model of the vectors.
+    pub embeddings: Arc<Embeddings>,
     /// Largest size of the file, in bytes; beyond it, writes fail as on a full disk. `None`: as the disk allows.
     pub file_bytes_max: Option<u64>,
 }
@@ -65,6 +79,7 @@ impl SqliteOptions {
         Self {
             path: std::path::absolute(&path).unwrap_or(path),
             limits: StoreLimits::default(),
+            embeddings: Embeddings::builtin(),
             file_bytes_max: None,
         }
     }
@@ -83,6 +98,8 @@ pub struct SqliteStore {
     readers: SqlitePool,
     writer: Writer,
     ids: id::IdMint,
+    vectors: Arc<Table>,
+    reembedding: Reembedding,
 }
 
 impl SqliteStore {
@@ -105,12 +122,24 @@ impl SqliteStore {
             .connect_lazy_with(open::connect_options(&options).pragma("query_only", "ON"));
         let shared = Arc::new(Shared { options, lost: AtomicBool::new(false) });
         let writer = Writer::start(Arc::clone(&shared), connection, identity);
-        Ok(Self { shared, readers, writer, ids: id::IdMint::default() })
+        let vectors = Arc::new(Table::new(Arc::clone(&shared), readers.clone(), writer.clone()));
+        let table: Weak<Table> = Arc::downgrade(&vectors);
+        let reembedding = Reembedding::start(table, Arc::clone(&shared.options.embeddings));
+        Ok(Self { shared, readers, writer, ids: id::IdMint::default(), vectors, reembedding })
     }
 
-    /// Whether the file was moved, replaced or deleted while in use: this store is of no more use, a new one may be.
-    pub fn is_lost(&self) -> bool {
-        self.shared.lost.load(Ordering::Acquire)
+    /// The vectors of `texts`, where that takes next to no time; who embeds in the background sees to them otherwise.
+    async fn vectors_of(&self, texts: Vec<String>) -> Vec<Option<Vector>> {
+        let count = texts.len();
+        let embeddings = &self.shared.options.embeddings;
+        if let Some(made) = embeddings.embed_at_once(texts, MODEL_WAIT).await
+            && made.vectors.len() == count
+        {
+            let model = made.identity;
+            let vectors = made.vectors.into_iter();
+            return vectors.map(|exact| Some(Vector { model: model.clone(), exact })).collect();
+        }
+        vec![None; count]
     }
 
     fn limits(&self) -> &StoreLimits {
@@ -132,14 +161,21 @@ impl Store for SqliteStore {
     ) -> Result<Remembered, StoreError> {
         let now = rules::whole_microseconds(now);
         let view = View::of(scope);
+        let draft = rules::Draft::new(scope, new, self.limits(), now)?;
+        let vector = self.vectors_of(vec![draft.content.clone()]).await.pop().flatten();
+        let has_vector = vector.is_some();
         let write = memory::Remember {
             view: view.clone(),
             id: self.ids.mint(now)?,
-            draft: rules::Draft::new(scope, new, self.limits(), now)?,
+            draft,
+            vector,
             limits: *self.limits(),
             now,
         };
         let (memory, duplicate) = self.writer.write(write).await?;
+        if !has_vector {
+            self.reembedding.wake();
+        }
         // The memory is stored; that no likeness could be looked for does not make it a failure.
         let similar = query::similar(&self.readers, &view, &memory, now).await.unwrap_or_else(|error| {
             let error = classify(&self.shared.options.path, &error);
@@ -154,10 +190,25 @@ impl Store for SqliteStore {
     }
 
     async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
-        let filter = rules::normal_filter(query.filter);
-        query::search(&self.readers, &View::of(scope), &query.text, &filter, now)
+        let query = MemoryQuery { filter: rules::normal_filter(query.filter), ..query };
+        search::search(&self.vectors, &View::of(scope), &query, now).await.map_err(|error| self.told(error))
+    }
+
+    async fn recalled(&self, scope: &Scope, ids: &[String], now: Timestamp) -> Result<(), StoreError> {
+        let now = rules::whole_microseconds(now);
+        let since = now.checked_sub(RECALL_NOTED).unwrap_or(now);
+        let seqs = query::recalled_before(&self.readers, &View::of(scope), ids, since, now)
             .await
-            .map_err(|error| self.told(error))
+            .map_err(|error| self.told(error))?;
+        if seqs.is_empty() {
+            return Ok(());
+        }
+        self.writer.write(memory::Recall { seqs, now }).await
+    }
+
+    async fn embedding(&self) -> Result<EmbeddingProgress, StoreError> {
+        let model = self.shared.options.embeddings.identity().await.ok();
+        self.vectors.progress(model).await.map_err(|error| self.told(error))
     }
 
     async fn list(&self, scope: &Scope, filter: MemoryFilter, now: Timestamp) -> Result<Hits, StoreError> {
@@ -204,13 +255,21 @@ impl Store for SqliteStore {
         &self,
         scope: &Scope,
         memories: Vec<Memory>,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Result<ImportReport, StoreError> {
-        let memories = memories
+        let memories: Vec<Memory> = memories
             .into_iter()
             .map(|memory| rules::imported(scope, memory, self.limits()))
             .collect::<Result<_, _>>()?;
-        self.writer.write(memory::Import { memories }).await
+        let texts = memories.iter().map(|memory| memory.content.clone()).collect();
+        let vectors = self.vectors_of(texts).await;
+        let has_vectors = vectors.iter().all(Option::is_some);
+        let memories = memories.into_iter().zip(vectors).collect();
+        let report = self.writer.write(memory::Import { memories, now }).await?;
+        if !has_vectors {
+            self.reembedding.wake();
+        }
+        Ok(report)
     }
 
     async fn generation(&self, scope: &Scope) -> Result<u64, StoreError> {
@@ -344,7 +403,12 @@ impl Store for SqliteStore {
         self.writer.write(writer::Nothing).await
     }
 
+    fn is_lost(&self) -> bool {
+        self.shared.lost.load(Ordering::Acquire)
+    }
+
     async fn close(&self, limit: Duration) {
+        self.reembedding.end();
         let closing = async {
             self.readers.close().await;
             self.writer.close().await;

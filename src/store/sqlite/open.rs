@@ -22,23 +22,31 @@ use crate::store::StoreError;
 /// `PRAGMA application_id` of our files: "TMWS".
 const APPLICATION_ID: i64 = 0x544D_5753;
 /// `PRAGMA user_version` that this binary writes and knows.
-const SCHEMA_VERSION: i64 = 2;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 /// Statements kept prepared per connection; more than there are.
 const STATEMENTS_MAX: usize = 64;
 /// Bytes of the smallest page, and so of the smallest database.
-const HEADER_BYTES: u64 = 512;
+pub(super) const HEADER_BYTES: u64 = 512;
 /// Pause between two tries while another process makes or migrates the file.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
-/// The migrations, oldest first. A released one never changes.
+/// The migrations, oldest first: version, name, SQL. A released one never changes.
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "memory", include_str!("../migrations/sqlite/0001_memory.sql")),
+    (2, "task", include_str!("../migrations/sqlite/0002_task.sql")),
+    (3, "vector", include_str!("../migrations/sqlite/0003_vector.sql")),
+];
+
 fn migrator() -> Migrator {
-    let migration = |version, name: &'static str, sql: &'static str| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    Migrator::with_migrations(vec![
-        migration(1, "memory", include_str!("../migrations/sqlite/0001_memory.sql")),
-        migration(2, "task", include_str!("../migrations/sqlite/0002_task.sql")),
-    ])
+    let migrations = MIGRATIONS.iter().map(|(version, name, sql)| {
+        Migration::new(*version, (*name).into(), MigrationType::Simple, (*sql).into_sql_str(), false)
+    });
+    Migrator::with_migrations(migrations.collect())
+}
+
+/// Version and name of each migration, oldest first.
+pub(super) fn migration_names() -> Vec<(i64, &'static str)> {
+    MIGRATIONS.iter().map(|(version, name, _)| (*version, *name)).collect()
 }
 
 /// Which file it is, to notice that it was moved or replaced.
@@ -58,7 +66,7 @@ impl FileIdentity {
 }
 
 /// Whose file it is.
-enum Found {
+pub(super) enum Found {
     /// Empty: to be made ours.
     Empty,
     /// Ours, with this schema version.
@@ -140,11 +148,14 @@ pub(super) fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
         .pragma("trusted_schema", "OFF")
         // Nothing of a store in a folder that other accounts reach.
         .pragma("temp_store", "MEMORY")
+        // At most so many KiB of pages a connection, as they are read: a search looks at a thousand rows.
+        .pragma("cache_size", "-8192")
         .statement_cache_capacity(STATEMENTS_MAX)
         .disable_statement_logging()
 }
 
-async fn identify(connection: &mut SqliteConnection, path: &Path) -> Result<Found, StoreError> {
+/// Whose file it is, without a change to it.
+pub(super) async fn identify(connection: &mut SqliteConnection, path: &Path) -> Result<Found, StoreError> {
     let row = sqlx::query(
         "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), \
          (SELECT count(*) FROM sqlite_schema)",
@@ -156,11 +167,11 @@ async fn identify(connection: &mut SqliteConnection, path: &Path) -> Result<Foun
     let (application, version, objects) = (read(0)?, read(1)?, read(2)?);
     match application {
         APPLICATION_ID if version > SCHEMA_VERSION => {
-            Err(StoreError::NewerVersion { path: path.to_path_buf(), found: version, known: SCHEMA_VERSION })
+            Err(StoreError::NewerVersion { place: path.into(), found: version, known: SCHEMA_VERSION })
         }
         APPLICATION_ID => Ok(Found::Ours(version)),
         0 if version == 0 && objects == 0 => Ok(Found::Empty),
-        _ => Err(StoreError::Corrupt { path: path.to_path_buf() }),
+        _ => Err(StoreError::Corrupt { place: path.into() }),
     }
 }
 
@@ -182,7 +193,7 @@ fn make_file(path: &Path) -> Result<(), StoreError> {
     match fs::metadata(path) {
         // SQLite would take the few bytes of a shorter file for an empty database.
         Ok(metadata) if metadata.is_file() && (1..HEADER_BYTES).contains(&metadata.len()) => {
-            return Err(StoreError::Corrupt { path: path.to_path_buf() });
+            return Err(StoreError::Corrupt { place: path.into() });
         }
         Ok(metadata) if metadata.is_file() => {
             free_side_files(path, &metadata);
@@ -247,10 +258,10 @@ fn make_empty(path: &Path) -> io::Result<()> {
 fn make_error(path: &Path, error: &io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            StoreError::ReadOnly { path: path.to_path_buf() }
+            StoreError::ReadOnly { place: path.into() }
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            StoreError::DiskFull { path: path.to_path_buf() }
+            StoreError::DiskFull { place: path.into() }
         }
         io::ErrorKind::NotADirectory => unavailable(
             path,

@@ -17,27 +17,43 @@ const SIMILAR_LIKENESS_MIN: f64 = 0.5;
 
 /// What a filter asks for: parameters ?8 to ?13.
 macro_rules! filtered {
+    // Of few memories: each is asked for its tags.
     () => {
-        concat!(
-            live!(),
+        $crate::store::sqlite::query::filtered!(
             " AND (?8 IS NULL OR NOT EXISTS (SELECT 1 FROM json_each(?8) wanted WHERE NOT EXISTS \
-             (SELECT 1 FROM memory_tag t WHERE t.seq = m.seq AND t.tag = wanted.value))) \
-             AND (?9 IS NULL OR m.kind = ?9) AND (?10 IS NULL OR m.importance >= ?10) \
+             (SELECT 1 FROM memory_tag t WHERE t.seq = m.seq AND t.tag = wanted.value)))"
+        )
+    };
+    // Of all of them: the tags are asked for their memories.
+    (all) => {
+        $crate::store::sqlite::query::filtered!(
+            " AND (?8 IS NULL OR m.seq IN (SELECT t.seq FROM json_each(?8) wanted CROSS JOIN memory_tag t \
+             ON t.tag = wanted.value GROUP BY t.seq HAVING count(*) = json_array_length(?8)))"
+        )
+    };
+    ($tags:literal) => {
+        concat!(
+            $crate::store::sqlite::view::live!(),
+            $tags,
+            " AND (?9 IS NULL OR m.kind = ?9) AND (?10 IS NULL OR m.importance >= ?10) \
              AND (?11 IS NULL OR m.created >= ?11) AND (?12 IS NULL OR m.created < ?12) \
              AND (?13 OR m.superseded_by IS NULL)"
         )
     };
 }
 
-/// A page of what `found` selects, with the count of all of it: one row at least, its memory null where there is none.
-macro_rules! page_of {
-    ($found:expr, $order:literal) => {
+pub(super) use filtered;
+
+/// A page of what the filter lets through, with the count of all of it: one row at least, its memory null where there is
+/// none.
+macro_rules! listed {
+    ($order:literal) => {
         concat!(
-            "WITH found AS MATERIALIZED (",
-            $found,
-            ") SELECT counted.total, counted.least, page.weight, ",
+            "WITH found AS MATERIALIZED (SELECT m.seq AS at, m.importance AS weight FROM memory m WHERE ",
+            filtered!(all),
+            ") SELECT counted.total, ",
             columns!(),
-            " FROM (SELECT count(*) AS total, min(weight) AS least FROM found) counted \
+            " FROM (SELECT count(*) AS total FROM found) counted \
              LEFT JOIN (SELECT at, weight FROM found ORDER BY ",
             $order,
             " LIMIT ?14 OFFSET ?15) page LEFT JOIN memory m ON m.seq = page.at ORDER BY ",
@@ -46,16 +62,8 @@ macro_rules! page_of {
     };
 }
 
-macro_rules! listed {
-    ($order:literal) => {
-        page_of!(
-            concat!("SELECT m.seq AS at, m.importance AS weight FROM memory m WHERE ", filtered!()),
-            $order
-        )
-    };
-}
-
-fn bind_filter<'q>(query: Bound<'q>, filter: &MemoryFilter) -> Result<Bound<'q>, sqlx::Error> {
+/// Binds ?8 to ?13.
+pub(super) fn bind_filter<'q>(query: Bound<'q>, filter: &MemoryFilter) -> Result<Bound<'q>, sqlx::Error> {
     let tags = (!filter.tags.is_empty()).then(|| tags_text(&filter.tags)).transpose()?;
     Ok(query
         .bind(tags)
@@ -63,28 +71,7 @@ fn bind_filter<'q>(query: Bound<'q>, filter: &MemoryFilter) -> Result<Bound<'q>,
         .bind(filter.importance_min)
         .bind(filter.since.map(Timestamp::as_microsecond))
         .bind(filter.until.map(Timestamp::as_microsecond))
-        .bind(filter.superseded)
-        .bind(i64::try_from(filter.limit).unwrap_or(i64::MAX))
-        .bind(i64::try_from(filter.offset).unwrap_or(i64::MAX)))
-}
-
-/// Runs a statement made by `page_of!`. `score` makes a hit's score of the least weight of all, its own and the memory.
-async fn page(
-    pool: &SqlitePool,
-    query: Bound<'_>,
-    score: impl Fn(f64, f64, &Memory) -> f64,
-) -> Result<Hits, sqlx::Error> {
-    let rows = query.fetch_all(pool).await?;
-    let mut hits = Hits::default();
-    for row in &rows {
-        hits.total = u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0);
-        if row.try_get::<Option<String>, _>(3)?.is_some() {
-            let memory = memory(row, 3)?;
-            let score = score(row.try_get(1)?, row.try_get(2)?, &memory);
-            hits.hits.push(Hit { memory, score });
-        }
-    }
-    Ok(hits)
+        .bind(filter.superseded))
 }
 
 /// Memories by filter.
@@ -99,64 +86,21 @@ pub(super) async fn list(
         Order::Oldest => listed!("at"),
         Order::Important => listed!("weight DESC, at DESC"),
     });
-    let query = bind_filter(view.bind(query, now), filter)?;
-    page(pool, query, |_, _, _| 1.0).await
-}
-
-/// Memories that hold any of the words of `text`, best first; where there are none, any beginning with one of them.
-pub(super) async fn search(
-    pool: &SqlitePool,
-    view: &View,
-    text: &str,
-    filter: &MemoryFilter,
-    now: Timestamp,
-) -> Result<Hits, sqlx::Error> {
-    for terms in [terms::fts_query(text), terms::fts_prefix_query(text)].into_iter().flatten() {
-        let hits = ranked(pool, view, text, &terms, filter, now).await?;
-        if hits.total > 0 {
-            return Ok(hits);
+    let query = bind_filter(view.bind(query, now), filter)?
+        .bind(i64::try_from(filter.limit).unwrap_or(i64::MAX))
+        .bind(i64::try_from(filter.offset).unwrap_or(i64::MAX));
+    let mut hits = Hits::default();
+    for row in query.fetch_all(pool).await? {
+        hits.total = u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0);
+        if row.try_get::<Option<String>, _>(1)?.is_some() {
+            hits.hits.push(Hit { memory: memory(&row, 1)?, score: 1.0 });
         }
-    }
-    Ok(Hits::default())
-}
-
-async fn ranked(
-    pool: &SqlitePool,
-    view: &View,
-    text: &str,
-    terms: &str,
-    filter: &MemoryFilter,
-    now: Timestamp,
-) -> Result<Hits, sqlx::Error> {
-    // CROSS JOIN keeps the order: every match is looked up, never every memory matched.
-    let query = sqlx::query(page_of!(
-        concat!(
-            "SELECT m.seq AS at, bm25(memory_fts, 1.0, 2.0, 0.5, 0.0) AS weight \
-             FROM memory_fts CROSS JOIN memory m ON m.seq = memory_fts.rowid WHERE memory_fts MATCH ?16 AND ",
-            filtered!()
-        ),
-        "weight, at DESC"
-    ));
-    let query = bind_filter(view.bind(query, now), filter)?.bind(within(view, terms));
-    let words = terms::telling_words(text);
-    // BM25 comes negative, the best one least. Its size says nothing: where half of a small store has a word it is next
-    // to 0, and what else is in the file moves it. It orders the hits and sets them in proportion to the best one; how
-    // much of what was asked a memory holds gives the scale.
-    let mut hits = page(pool, query, |best, weight, memory| {
-        let share = if best < 0.0 { (weight / best).clamp(0.0, 1.0) } else { 1.0 };
-        share * terms::coverage(&words, &memory.content, &memory.tags)
-    })
-    .await?;
-    let mut least = 1.0_f64;
-    for hit in &mut hits.hits {
-        least = least.min(hit.score);
-        hit.score = least;
     }
     Ok(hits)
 }
 
 /// A full-text query for `terms` in the texts of the rows that the view may see.
-fn within(view: &View, terms: &str) -> String {
+pub(super) fn within(view: &View, terms: &str) -> String {
     format!("{} AND {{content tags words}} : ({terms})", view.fts())
 }
 
@@ -277,6 +221,23 @@ pub(super) async fn export(
         .fetch_all(pool)
         .await?;
     rows.iter().map(|row| memory(row, 0)).collect::<Result<_, _>>().map(Some)
+}
+
+/// Those of `ids` that the view sees and that were last recalled before `since`, as the store numbers them.
+pub(super) async fn recalled_before(
+    pool: &SqlitePool,
+    view: &View,
+    ids: &[String],
+    since: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let query = sqlx::query(concat!(
+        "SELECT m.seq FROM json_each(?8) c CROSS JOIN memory m ON m.id = c.value \
+         LEFT JOIN recall r ON r.seq = m.seq WHERE (r.at IS NULL OR r.at < ?9) AND ",
+        live!()
+    ));
+    let query = view.bind(query, now).bind(tags_text(ids)?).bind(since.as_microsecond());
+    query.fetch_all(pool).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Writes that the view may have seen anything of.

@@ -28,7 +28,11 @@ pub(super) trait Write: Send + Sync + 'static {
     /// Whether what it deletes has to leave the files at once.
     const ERASES: bool = false;
 
-    /// Applies it within the open transaction. An error rolls back this write alone.
+    /// Applies it within the open transaction, which it shares with others.
+    ///
+    /// [`Fault::Refused`] promises that it has changed nothing that anybody sees: there is nothing to roll back, so that
+    /// what is to be refused is looked for before the first change. Any other error ends the transaction; every write of
+    /// it then gets one of its own.
     async fn apply(&self, transaction: &mut SqliteConnection) -> Result<Self::Output, Fault>;
 }
 
@@ -88,14 +92,15 @@ impl Writer {
 
 /// What became of a write within its transaction.
 enum Applied {
-    Done,
-    /// To be rolled back; the transaction lives on where the database says so.
-    Failed(Option<sqlx::Error>),
+    /// Done, or refused and nothing changed.
+    Settled,
+    /// The transaction is of no more use.
+    Broken(sqlx::Error),
 }
 
 #[async_trait]
 trait Job: Send {
-    async fn apply(&mut self, shared: &Shared, transaction: &mut SqliteConnection) -> Applied;
+    async fn apply(&mut self, transaction: &mut SqliteConnection) -> Applied;
     fn refuse(&mut self, error: StoreError);
     fn is_wanted(&self) -> bool;
     fn erases(&self) -> bool;
@@ -110,16 +115,14 @@ struct Pending<W: Write> {
 
 #[async_trait]
 impl<W: Write> Job for Pending<W> {
-    async fn apply(&mut self, shared: &Shared, transaction: &mut SqliteConnection) -> Applied {
-        let (outcome, applied) = match self.write.apply(transaction).await {
-            Ok(output) => (Ok(output), Applied::Done),
-            Err(Fault::Refused(error)) => (Err(error), Applied::Failed(None)),
-            Err(Fault::Database(error)) => {
-                (Err(classify(&shared.options.path, &error)), Applied::Failed(Some(error)))
-            }
+    async fn apply(&mut self, transaction: &mut SqliteConnection) -> Applied {
+        let outcome = match self.write.apply(transaction).await {
+            Ok(output) => Ok(output),
+            Err(Fault::Refused(error)) => Err(error),
+            Err(Fault::Database(error)) => return Applied::Broken(error),
         };
         self.outcome = Some(outcome);
-        applied
+        Applied::Settled
     }
 
     fn refuse(&mut self, error: StoreError) {
@@ -185,7 +188,7 @@ impl Task {
     /// Commits `batch` and acknowledges every write in it.
     async fn commit(&mut self, mut batch: Vec<Box<dyn Job>>) {
         match self.ready().await {
-            Err(error) => self.refuse_all(&mut batch, |_| repeated(&error)),
+            Err(error) => self.refuse_all(&mut batch, |_| error.repeated()),
             Ok(()) => {
                 if let Err(error) = self.attempt(&mut batch).await {
                     if batch.len() == 1 || is_busy(&error) {
@@ -195,7 +198,7 @@ impl Task {
                         for job in &mut batch {
                             let alone = std::slice::from_mut(job);
                             match self.ready().await {
-                                Err(error) => self.refuse_all(alone, |_| repeated(&error)),
+                                Err(error) => self.refuse_all(alone, |_| error.repeated()),
                                 Ok(()) => {
                                     if let Err(error) = self.attempt(alone).await {
                                         self.refuse_all(alone, |path| classify(path, &error));
@@ -242,20 +245,18 @@ impl Task {
         Ok(())
     }
 
-    /// One transaction. After an error nothing of it is in the file, and the connection is gone.
+    /// One transaction. After an error nothing of it is in the file.
     async fn attempt(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
         let mut connection = self.connection.take().ok_or(sqlx::Error::WorkerCrashed)?;
-        match transact(&self.shared, &mut connection, batch).await {
-            Ok(()) => {
-                self.connection = Some(connection);
-                Ok(())
-            }
-            Err(error) => {
-                // Closing rolls back whatever is left of it.
-                let _ = connection.close().await;
-                Err(error)
-            }
+        let outcome = transact(&mut connection, batch).await;
+        if outcome.is_ok() || sqlx::query("ROLLBACK").execute(&mut connection).await.is_ok() {
+            self.connection = Some(connection);
+        } else {
+            // The transaction never began, or ended by itself (disk full, I/O error): the connection is in a state that we
+            // do not know. Closing rolls back whatever is left.
+            let _ = connection.close().await;
         }
+        outcome
     }
 
     /// Folds the write-ahead log into the file and empties it, so that no old copy of an erased row stays behind.
@@ -277,40 +278,13 @@ impl Task {
     }
 }
 
-async fn transact(
-    shared: &Shared,
-    connection: &mut SqliteConnection,
-    batch: &mut [Box<dyn Job>],
-) -> Result<(), sqlx::Error> {
+async fn transact(connection: &mut SqliteConnection, batch: &mut [Box<dyn Job>]) -> Result<(), sqlx::Error> {
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await?;
     for job in batch {
-        sqlx::query("SAVEPOINT one").execute(&mut *connection).await?;
-        if let Applied::Failed(cause) = job.apply(shared, connection).await {
-            // Where the failure ended the whole transaction (disk full, I/O error), its cause is the better news.
-            sqlx::query("ROLLBACK TO one")
-                .execute(&mut *connection)
-                .await
-                .map_err(|error| cause.unwrap_or(error))?;
+        if let Applied::Broken(error) = job.apply(connection).await {
+            return Err(error);
         }
-        sqlx::query("RELEASE one").execute(&mut *connection).await?;
     }
     sqlx::query("COMMIT").execute(&mut *connection).await?;
     Ok(())
-}
-
-/// The same error for another caller.
-pub(in crate::store) fn repeated(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::Locked => StoreError::Locked,
-        StoreError::ReadOnly { path } => StoreError::ReadOnly { path: path.clone() },
-        StoreError::Corrupt { path } => StoreError::Corrupt { path: path.clone() },
-        StoreError::NewerVersion { path, found, known } => {
-            StoreError::NewerVersion { path: path.clone(), found: *found, known: *known }
-        }
-        StoreError::DiskFull { path } => StoreError::DiskFull { path: path.clone() },
-        StoreError::Unavailable { reason } => StoreError::Unavailable { reason: reason.clone() },
-        StoreError::Invalid { field, message } => StoreError::Invalid { field, message: message.clone() },
-        StoreError::UnknownHandle => StoreError::UnknownHandle,
-        StoreError::Internal(source) => StoreError::Internal(source.to_string().into()),
-    }
 }

@@ -3,19 +3,18 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestRunner};
 use tmws::{
     scope::{ProjectId, Scope},
     store::{
-        MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Order, SqliteOptions, SqliteStore, Store,
-        StoreError, Visibility,
+        MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Order, Retrieval, Store, StoreError, Visibility,
     },
 };
 
-use crate::store_contract::at;
+use super::contract::at;
 
 #[derive(Clone, Debug)]
 struct Remember {
@@ -31,8 +30,21 @@ struct Remember {
 #[derive(Clone, Debug)]
 enum Act {
     Remember(Remember),
-    Update { who: usize, which: prop::sample::Index, tags: u8, lives: Option<i64> },
-    Forget { who: usize, which: prop::sample::Index },
+    Update {
+        who: usize,
+        which: prop::sample::Index,
+        tags: u8,
+        lives: Option<i64>,
+    },
+    Forget {
+        who: usize,
+        which: prop::sample::Index,
+    },
+    /// Says that it was recalled, whether the scope sees it or not.
+    Recall {
+        who: usize,
+        which: prop::sample::Index,
+    },
     Wait(i64),
 }
 
@@ -68,6 +80,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (0..SCOPES, any::<prop::sample::Index>(), 0..8_u8, lives())
             .prop_map(|(who, which, tags, lives)| Act::Update { who, which, tags, lives }),
         2 => (0..SCOPES, any::<prop::sample::Index>()).prop_map(|(who, which)| Act::Forget { who, which }),
+        1 => (0..SCOPES, any::<prop::sample::Index>()).prop_map(|(who, which)| Act::Recall { who, which }),
         1 => (1..4_i64).prop_map(Act::Wait),
     ];
     prop::collection::vec(act, 1..40)
@@ -90,9 +103,20 @@ struct Row {
     importance: u8,
     expires: Option<i64>,
     superseded: bool,
+    recalled: bool,
+    created: i64,
 }
 
 impl Row {
+    /// Who may see it at most, and so whose generation its changes count for.
+    fn audience(&self) -> (Visibility, &str) {
+        match self.visibility {
+            Visibility::Shared => (Visibility::Shared, &self.principal),
+            _ if self.project == "personal" => (Visibility::Agent, &self.principal),
+            _ => (Visibility::Project, &self.project),
+        }
+    }
+
     fn seen_by(&self, scope: &Scope) -> bool {
         let own = self.principal == scope.principal();
         let personal = self.project == "personal" && own;
@@ -178,6 +202,8 @@ impl Model {
             importance: act.importance,
             expires,
             superseded: false,
+            recalled: false,
+            created: self.now,
         });
         Expected::Stored
     }
@@ -200,7 +226,7 @@ fn time(second: i64) -> Timestamp {
 }
 
 /// Does `act` to both and compares the answers.
-async fn perform(store: &SqliteStore, model: &mut Model, ids: &mut Vec<String>, act: &Act) {
+async fn perform(store: &dyn Store, model: &mut Model, ids: &mut Vec<String>, act: &Act) {
     let pick =
         |ids: &[String], which: &prop::sample::Index| (!ids.is_empty()).then(|| which.get(ids).clone());
     match act {
@@ -253,6 +279,13 @@ async fn perform(store: &SqliteStore, model: &mut Model, ids: &mut Vec<String>, 
                 model.rows[position].expires = expires;
             }
         }
+        Act::Recall { who, which } => {
+            let Some(id) = pick(ids, which) else { return };
+            store.recalled(&scope(*who), std::slice::from_ref(&id), time(model.now)).await.unwrap();
+            if let Some(position) = model.position(&scope(*who), &id) {
+                model.rows[position].recalled = true;
+            }
+        }
         Act::Forget { who, which } => {
             let Some(id) = pick(ids, which) else { return };
             let answer =
@@ -269,8 +302,9 @@ async fn perform(store: &SqliteStore, model: &mut Model, ids: &mut Vec<String>, 
     }
 }
 
-/// Compares everything that `scope` can look at.
-async fn compare(store: &SqliteStore, model: &Model, ids: &[String], scope: &Scope) {
+/// Compares everything that a scope can look at.
+async fn compare(store: &dyn Store, model: &Model, ids: &[String], who: usize) {
+    let scope = &scope(who);
     let now = time(model.now);
     let seen = model.seen(scope);
     let live: Vec<&Row> = seen.iter().copied().filter(|row| !row.superseded).collect();
@@ -289,12 +323,13 @@ async fn compare(store: &SqliteStore, model: &Model, ids: &[String], scope: &Sco
             assert!((memory.importance - f64::from(row.importance) / 2.0).abs() < f64::EPSILON);
             assert_eq!(memory.expires, row.expires.map(time));
             assert_eq!(memory.superseded_by.is_some(), row.superseded);
+            assert!(row.recalled || memory.recalled.is_none(), "recalled by whom?");
             assert_eq!(
                 (&memory.project, &memory.principal, &memory.agent),
                 (&row.project, &row.principal, &row.agent)
             );
         }
-        let query = MemoryQuery { text: "everywhere".into(), filter };
+        let query = MemoryQuery { text: "everywhere".into(), filter, ..MemoryQuery::default() };
         let hits = store.search(scope, query, now).await.unwrap();
         assert_eq!(hits.total, expected.len() as u64);
         let found: BTreeSet<_> = hits.hits.into_iter().map(|hit| hit.memory.id).collect();
@@ -303,9 +338,7 @@ async fn compare(store: &SqliteStore, model: &Model, ids: &[String], scope: &Sco
     let tagged = MemoryFilter { tags: vec!["t0".into(), "t1".into()], ..filter.clone() };
     let expected = live.iter().filter(|row| row.tags.contains("t0") && row.tags.contains("t1")).count();
     assert_eq!(store.list(scope, tagged, now).await.unwrap().total, expected as u64);
-    let word = MemoryQuery { text: "delta".into(), filter };
-    let expected = live.iter().filter(|row| row.text == 3).count();
-    assert_eq!(store.search(scope, word, now).await.unwrap().total, expected as u64);
+    searches_hold(store, model, who).await;
 
     let stats = store.stats(scope, now).await.unwrap();
     assert_eq!(stats.memories, live.len() as u64);
@@ -313,6 +346,8 @@ async fn compare(store: &SqliteStore, model: &Model, ids: &[String], scope: &Sco
     for (tag, count) in stats.tags {
         assert_eq!(count, live.iter().filter(|row| row.tags.contains(&tag)).count() as u64);
     }
+    let counted: u64 = stats.kinds.iter().map(|(_, count)| count).sum();
+    assert_eq!(counted, live.len() as u64);
     for id in ids {
         let got = store.get(scope, id, now).await.unwrap();
         assert_eq!(got.is_some(), seen.iter().any(|row| row.id == *id), "{id}");
@@ -321,39 +356,151 @@ async fn compare(store: &SqliteStore, model: &Model, ids: &[String], scope: &Sco
         store.export(scope, None, 1_000).await.unwrap().into_iter().map(|memory| memory.id).collect();
     let ever: Vec<_> = model.rows.iter().filter(|row| row.seen_by(scope)).map(|row| row.id.clone()).collect();
     assert_eq!(exported, ever);
+    let mut paged: Vec<String> = Vec::new();
+    loop {
+        let page = store.export(scope, paged.last().map(String::as_str), 3).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        paged.extend(page.into_iter().map(|memory| memory.id));
+    }
+    assert_eq!(paged, ever);
+    // A foreign place reads like one that there never was.
+    let unknown = store.export(scope, Some("m_00000000000000000000000000"), 3).await.unwrap_err().to_string();
+    for foreign in model.rows.iter().filter(|row| !row.seen_by(scope)).take(3) {
+        let error = store.export(scope, Some(&foreign.id), 3).await.unwrap_err();
+        assert_eq!(error.to_string(), unknown);
+    }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+/// What a filter leaves of the live rows, by the model.
+fn narrowed<'m>(model: &'m Model, scope: &Scope, filter: &MemoryFilter) -> Vec<&'m Row> {
+    let fits = |row: &&&Row| {
+        (filter.superseded || !row.superseded)
+            && filter.tags.iter().all(|tag| row.tags.contains(tag))
+            && filter.kind.as_deref().is_none_or(|kind| kind == "note")
+            && filter.importance_min.is_none_or(|least| f64::from(row.importance) / 2.0 >= least)
+            && filter.since.is_none_or(|since| time(row.created) >= since)
+            && filter.until.is_none_or(|until| time(row.created) < until)
+    };
+    model.seen(scope).iter().filter(fits).copied().collect()
+}
 
-    #[test]
-    fn every_scope_sees_exactly_what_the_model_says(acts in acts()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let folder = tempfile::tempdir().unwrap();
-            let store = SqliteStore::open(SqliteOptions::new(folder.path().join("tmws.db"))).await.unwrap();
-            let (mut model, mut ids) = (Model::default(), Vec::new());
-            for act in &acts {
-                let before: Vec<_> = views(&store, &model).await;
-                perform(&store, &mut model, &mut ids, act).await;
-                let after: Vec<_> = views(&store, &model).await;
-                if !matches!(act, Act::Wait(_)) {
-                    for (before, after) in before.iter().zip(&after) {
-                        assert!(before.0 != after.0 || before.1 == after.1, "a change without a new generation: {act:?}");
-                        assert!(before.0 <= after.0, "a generation went back");
-                    }
+/// However it is searched, nothing is found or counted but what the scope sees and the filter leaves; what has the words is
+/// all found by words, and what says the same by meaning.
+async fn searches_hold(store: &dyn Store, model: &Model, who: usize) {
+    let scope = &scope(who);
+    let now = time(model.now);
+    let all = MemoryFilter { limit: 1_000, ..MemoryFilter::default() };
+    let filters = [
+        all.clone(),
+        MemoryFilter { superseded: true, ..all.clone() },
+        MemoryFilter { tags: vec!["t1".into()], ..all.clone() },
+        MemoryFilter { importance_min: Some(0.5), since: Some(time(2)), ..all.clone() },
+        MemoryFilter { until: Some(time(3)), kind: Some("note".into()), ..all.clone() },
+        MemoryFilter { kind: Some("fact".into()), ..all.clone() },
+        MemoryFilter { limit: 2, ..all },
+    ];
+    let progress = store.embedding().await.unwrap();
+    let has_vectors = progress.model.is_some() && progress.embedded == progress.memories;
+    // Each scope by some of the filters: it is the cases that are many.
+    for filter in [who, who + 3].map(|at| filters[at % filters.len()].clone()) {
+        let allowed = narrowed(model, scope, &filter);
+        for by in [Retrieval::Lexical, Retrieval::Vector, Retrieval::Hybrid] {
+            for text in ["delta".to_owned(), content(1), "nowhere at all".to_owned()] {
+                let asked = format!("{by:?} {text:?} {filter:?}");
+                let query = MemoryQuery { text: text.clone(), by, filter: filter.clone() };
+                let hits = store.search(scope, query, now).await.unwrap();
+                let found: BTreeSet<&str> = hits.hits.iter().map(|hit| hit.memory.id.as_str()).collect();
+                assert_eq!(found.len(), hits.hits.len(), "each once: {asked}");
+                for hit in &hits.hits {
+                    let row = allowed.iter().find(|row| row.id == hit.memory.id);
+                    let row = row.unwrap_or_else(|| panic!("{asked} found {:?}", hit.memory));
+                    assert_eq!(hit.memory.content, content(row.text));
+                    assert!((0.0..=1.0).contains(&hit.score), "{asked}: {}", hit.score);
+                }
+                assert!(hits.hits.is_sorted_by(|one, other| one.score >= other.score), "{asked}");
+                assert!(hits.total <= allowed.len() as u64, "{asked} counted {}", hits.total);
+                assert_eq!(found.len() as u64, hits.total.min(filter.limit as u64), "{asked}");
+                let must = |row: &&&Row| match (by, text.as_str()) {
+                    (Retrieval::Lexical | Retrieval::Hybrid, "delta") => row.text == 3,
+                    (Retrieval::Lexical | Retrieval::Hybrid, words) => !words.starts_with("nowhere"),
+                    (Retrieval::Vector, words) => has_vectors && content(row.text) == words,
+                };
+                let must: Vec<&str> = allowed.iter().filter(must).map(|row| row.id.as_str()).collect();
+                assert!(hits.total >= must.len() as u64, "{asked} counted {}", hits.total);
+                if filter.limit >= allowed.len() {
+                    assert!(must.iter().all(|id| found.contains(id)), "{asked} missed some");
+                }
+                if by == Retrieval::Lexical {
+                    assert_eq!(hits.total, must.len() as u64, "{asked}");
                 }
             }
-            for who in 0..SCOPES {
-                compare(&store, &model, &ids, &scope(who)).await;
-            }
+        }
+    }
+}
+
+/// Does random things to a store of `open`, which gives something to keep alive and a store, and to the model; every scope
+/// must see what the model says.
+pub(crate) fn every_scope_sees_exactly_what_the_model_says<K>(
+    cases: u32,
+    open: impl AsyncFn() -> (K, Arc<dyn Store>),
+) {
+    let config = ProptestConfig {
+        cases,
+        max_shrink_iters: 60,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let outcome = TestRunner::new(config).run(&acts(), |acts| {
+        runtime.block_on(async {
+            let (_kept, store) = open().await;
+            run(&*store, &acts).await;
             store.close(Duration::from_secs(5)).await;
         });
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+async fn run(store: &dyn Store, acts: &[Act]) {
+    let (mut model, mut ids) = (Model::default(), Vec::new());
+    let mut before = views(store, &model).await;
+    for act in acts {
+        let rows = model.rows.clone();
+        perform(store, &mut model, &mut ids, act).await;
+        let after = views(store, &model).await;
+        let changed: Vec<&Row> = rows
+            .iter()
+            .filter(|row| !model.rows.contains(row))
+            .chain(model.rows.iter().filter(|row| !rows.contains(row)))
+            .collect();
+        for (who, (before, after)) in before.iter().zip(&after).enumerate() {
+            assert!(before.0 <= after.0, "a generation went back");
+            if !matches!(act, Act::Wait(_) | Act::Recall { .. }) {
+                assert!(
+                    before.0 != after.0 || before.1 == after.1,
+                    "a change without a new generation: {act:?}"
+                );
+            }
+            let scope = scope(who);
+            let noticed = changed.iter().any(|row| match row.audience() {
+                (Visibility::Project, project) => project == scope.project().as_str(),
+                (_, principal) => principal == scope.principal(),
+            });
+            let may_move = noticed && !matches!(act, Act::Wait(_) | Act::Recall { .. });
+            assert!(may_move || before.0 == after.0, "{act:?} hints at something to {scope:?}");
+        }
+        before = after;
+    }
+    for who in 0..SCOPES {
+        compare(store, &model, &ids, who).await;
     }
 }
 
 /// For each scope, its generation and what it sees.
-async fn views(store: &SqliteStore, model: &Model) -> Vec<(u64, Vec<Row>)> {
+async fn views(store: &dyn Store, model: &Model) -> Vec<(u64, Vec<Row>)> {
     let mut views = Vec::new();
     for who in 0..SCOPES {
         let scope = scope(who);

@@ -1,0 +1,37 @@
+-- Vectors of memories, the models that made them, and when memories were last recalled.
+
+PRAGMA user_version = 3;
+
+-- Vectors of one model only are ever compared.
+CREATE TABLE model (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    name      TEXT NOT NULL,
+    -- Numbers of a vector.
+    dimension INTEGER NOT NULL CHECK (dimension > 0),
+    -- SHA-256 of what the model is made of, hexadecimal.
+    hash      TEXT NOT NULL,
+    -- When a process last used it, to about an hour.
+    used      INTEGER NOT NULL,
+    UNIQUE (name, dimension, hash)
+) STRICT;
+
+CREATE TABLE vector (
+    -- Order in which vectors were stored; never reused, so that whoever knows those up to one asks for those after it.
+    change INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- Erased with its memory.
+    seq    INTEGER NOT NULL REFERENCES memory (seq) ON DELETE CASCADE,
+    model  INTEGER NOT NULL,
+    -- `small` times this is about `exact`.
+    scale  REAL NOT NULL,
+    -- One signed byte a number.
+    small  BLOB NOT NULL,
+    -- Four bytes a number, IEEE 754, little-endian.
+    exact  BLOB NOT NULL,
+    UNIQUE (seq, model)
+) STRICT;
+
+-- Not in `memory`: its rows are large, and this changes with every search.
+CREATE TABLE recall (
+    seq INTEGER PRIMARY KEY REFERENCES memory (seq) ON DELETE CASCADE,
+    at  INTEGER NOT NULL
+) STRICT;

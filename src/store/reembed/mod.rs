@@ -1,0 +1,144 @@
+//! Giving vectors to memories that have none of the current model: new ones whose model was not ready, and all of them
+//! after the model was changed. In the background, page by page; what is done is in the store, so that whoever comes
+//! next goes on from there.
+
+mod work;
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::{sync::Notify, task::JoinHandle};
+
+use self::work::Work;
+use super::StoreError;
+use crate::embedding::{Embeddings, Identity};
+
+/// A memory without a vector, by the store's own number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unembedded {
+    /// The number that the store orders memories by.
+    pub(super) seq: i64,
+    /// What the vector is made of.
+    pub(super) content: String,
+}
+
+/// What a store does for it, in the whole store, whatever the scope. None of it changes a generation.
+#[async_trait]
+pub(super) trait VectorTable: Send + Sync + 'static {
+    /// The largest number of a memory; 0 where there is none. Cheap.
+    async fn newest(&self) -> Result<i64, StoreError>;
+
+    /// At most `limit` memories with a number above `after` that have no vector of `model`, in order.
+    async fn unembedded(
+        &self,
+        model: &Identity,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<Unembedded>, StoreError>;
+
+    /// Keeps vectors, one a number, and the model's row where there is none, used at `now`. How many are new: a memory
+    /// that is gone, or that somebody else has given its vector, is passed over.
+    async fn put_vectors(
+        &self,
+        model: &Identity,
+        vectors: Vec<(i64, Vec<f32>)>,
+        now: Timestamp,
+    ) -> Result<u64, StoreError>;
+
+    /// Notes in the model's row, where there is one, that it is in use at `now`. Writes nothing where what it says is less
+    /// than an hour old.
+    async fn note_use(&self, model: &Identity, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Deletes at most `limit` vectors of models other than `model` whose last use was before `unused_since`, and the rows
+    /// of such models that have none left. How many vectors went; fewer than `limit`: that is all.
+    async fn prune(&self, model: &Identity, unused_since: Timestamp, limit: usize)
+    -> Result<u64, StoreError>;
+}
+
+/// How long everything takes, at least or at most.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// From the opening to the first look, unless woken: the call that opened the store comes first.
+    settle: Duration,
+    /// From being woken to the look, so that what is stored together is embedded together.
+    gather: Duration,
+    /// Least pause after a page; it is as long as the page took where that was longer.
+    pause: Duration,
+    /// Longest pause after a page.
+    pause_max: Duration,
+    /// After a page that somebody else was quicker with.
+    yielding: Duration,
+    /// Between looks for what other processes stored.
+    look: Duration,
+    /// After the first error; doubled after each.
+    retry: Duration,
+    /// Longest wait after an error.
+    retry_max: Duration,
+    /// Between looks at all memories, and for models that nobody uses.
+    whole: Duration,
+    /// The clock.
+    now: fn() -> Timestamp,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            settle: Duration::from_millis(500),
+            gather: Duration::from_millis(50),
+            pause: Duration::from_millis(2),
+            pause_max: Duration::from_secs(1),
+            yielding: Duration::from_secs(10),
+            look: Duration::from_mins(1),
+            retry: Duration::from_secs(1),
+            retry_max: Duration::from_mins(5),
+            whole: Duration::from_mins(15),
+            now: Timestamp::now,
+        }
+    }
+}
+
+/// The background embedder of an open store. It ends when this is dropped, or the store is.
+pub(super) struct Reembedding {
+    woken: Arc<Notify>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Reembedding {
+    /// Starts it. Nothing is read or asked before a moment has passed, or [`Reembedding::wake`]; the store is not kept alive
+    /// by it. Needs a tokio runtime.
+    pub(super) fn start(table: Weak<dyn VectorTable>, embeddings: Arc<Embeddings>) -> Self {
+        Self::paced(table, embeddings, Pace::default())
+    }
+
+    fn paced(table: Weak<dyn VectorTable>, embeddings: Arc<Embeddings>, pace: Pace) -> Self {
+        let woken = Arc::new(Notify::new());
+        let task = (!embeddings.is_off())
+            .then(|| tokio::spawn(Work::new(table, embeddings, Arc::clone(&woken), pace).run()));
+        Self { woken, task }
+    }
+
+    /// Says that a memory was stored without a vector. Cheap.
+    pub(super) fn wake(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Stops it where it is, within milliseconds: a page that was not kept is done again by whoever comes next.
+    pub(super) fn end(&self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Reembedding {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,451 @@
+//! Searches: by words in the full-text index, by meaning in the vectors, and the two orders made one.
+//!
+//! A search is one read transaction: all of its statements see one state of the store. What the indexes give are
+//! candidates in an order; one statement says which of them the scope may see and the filter lets through, and further
+//! candidates are asked about until there are enough.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+};
+
+use jiff::Timestamp;
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+
+use super::{
+    fault::Fault,
+    index::{Ranked, Scanned, Small},
+    query::{bind_filter, filtered, within},
+    vector::{Model, Table},
+    view::{View, columns, memory},
+};
+use crate::{
+    embedding::Vectors,
+    store::{
+        Hit, Hits, Memory, MemoryFilter, MemoryQuery, Retrieval, StoreError,
+        fuse::{self, Depth, Near},
+        terms,
+    },
+};
+
+/// Matches by words in the whole file up to which BM25 is computed of each.
+const EXACT_MATCHES: i64 = 300;
+/// Memories with common words that are compared at most, the latest with each word.
+const COMPARED: usize = 8_000;
+/// The same of one word at least.
+const COMPARED_OF_WORD: usize = 500;
+/// One in so many candidates may be somebody else's, until the index is asked whose they are.
+const OTHERS_SHARE: usize = 4;
+/// What BM25 takes a repeated word for, and how far it levels lengths; as in FTS5.
+const BM25_K1: f64 = 1.2;
+const BM25_B: f64 = 0.75;
+/// Candidates by meaning beyond the wanted ones that are compared exactly.
+const RERANKED: usize = 40;
+/// Vectors that are looked through without another thread: less than a millisecond.
+const INLINE_VECTORS: usize = 16_384;
+
+/// A memory found by words.
+#[derive(Clone, Copy, Debug)]
+struct Match {
+    seq: i64,
+    /// Larger is better.
+    weight: f64,
+}
+
+/// Memories that `query` finds, best first.
+pub(super) async fn search(
+    table: &Table,
+    view: &View,
+    query: &MemoryQuery,
+    now: Timestamp,
+) -> Result<Hits, Fault> {
+    if terms::fts_query(&query.text).is_none() {
+        return Ok(Hits::default());
+    }
+    let depth = Depth::of(query.by, &query.filter);
+    let vectors = if query.by == Retrieval::Lexical { None } else { embedded(table, query).await? };
+    let asked = Asked { view, filter: &query.filter, now };
+    let mut tx = table.readers.begin().await?;
+    let lexical = match depth.lexical {
+        0 => Vec::new(),
+        _ => by_words(&mut tx, asked, &query.text, depth).await?,
+    };
+    let near = match vectors {
+        None => Vec::new(),
+        Some(vectors) => by_meaning(&mut tx, asked, table, vectors, depth.vector).await?,
+    };
+    let order: Vec<(i64, f64)> = lexical.iter().map(|found| (found.seq, found.weight)).collect();
+    let near = if query.by == Retrieval::Hybrid { fuse::comparable(&near) } else { &near };
+    let mut fused = fuse::fuse(&order, near, table.shared.options.embeddings.trust());
+    let wanted: Vec<i64> = fuse::read_for(&fused, &query.filter).iter().map(|fused| fused.seq).collect();
+    let mut memories = read(&mut tx, &wanted).await?;
+    tx.commit().await?;
+    let words = terms::telling_words(&query.text);
+    let held = |memory: &Memory| terms::coverage(&words, &memory.content, &memory.tags);
+    fuse::weigh(&mut fused, |seq| memories.get(&seq).map_or(0.0, held));
+    let page = fuse::page(&fused, &query.filter);
+
+    // The size of BM25 says nothing: where half of a small store has a word it is next to 0, and what else is in the file
+    // moves it. It orders what was found and sets it in proportion to the best; how much of what was asked a memory holds
+    // gives the scale.
+    let best = lexical.first().map_or(0.0, |best| best.weight);
+    let mut hits = Hits { total: fused.len() as u64, ..Hits::default() };
+    let mut scores = Vec::new();
+    for fused in page {
+        let Some(memory) = memories.remove(&fused.seq) else { continue };
+        let share = fused.lexical.map(|place| fuse::proportion(lexical[place].weight, best) * held(&memory));
+        scores.push((share, fused.cosine));
+        hits.hits.push(Hit { memory, score: 0.0 });
+    }
+    for (hit, score) in hits.hits.iter_mut().zip(fuse::scores(scores)) {
+        hit.score = score;
+    }
+    Ok(hits)
+}
+
+/// The vector of the query. `None` where there is none and words do as well.
+async fn embedded(table: &Table, query: &MemoryQuery) -> Result<Option<Vectors>, Fault> {
+    match table.shared.options.embeddings.embed(vec![query.text.clone()]).await {
+        Ok(vectors) => Ok(Some(vectors)),
+        Err(error) if query.by == Retrieval::Vector => {
+            Err(Fault::Refused(StoreError::Unavailable { reason: error.to_string() }))
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a search goes by words alone");
+            Ok(None)
+        }
+    }
+}
+
+/// Whose search it is, and what narrows it.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    view: &'a View,
+    filter: &'a MemoryFilter,
+    now: Timestamp,
+}
+
+impl Asked<'_> {
+    /// Those of `seqs` that may be seen and pass the filter, with the bytes of their contents.
+    async fn allowed(
+        self,
+        tx: &mut SqliteConnection,
+        seqs: &[i64],
+    ) -> Result<HashMap<i64, f64>, sqlx::Error> {
+        if seqs.is_empty() {
+            return Ok(HashMap::new());
+        }
+        // One row for all: a row each would cost more than looking it up.
+        let query = sqlx::query(concat!(
+            "SELECT group_concat(m.seq || ' ' || octet_length(m.content)) \
+             FROM json_each(?14) c CROSS JOIN memory m ON m.seq = c.value WHERE ",
+            filtered!()
+        ));
+        let query = bind_filter(self.view.bind(query, self.now), self.filter)?.bind(listed(seqs));
+        let packed: Option<String> = query.fetch_one(tx).await?.try_get(0)?;
+        let pair = |pair: &str| {
+            let (seq, bytes) = pair.split_once(' ')?;
+            Some((seq.parse().ok()?, bytes.parse().ok()?))
+        };
+        Ok(packed.unwrap_or_default().split(',').filter_map(pair).collect())
+    }
+}
+
+/// Numbers as a JSON array.
+fn listed(seqs: &[i64]) -> String {
+    let numbers: Vec<String> = seqs.iter().map(i64::to_string).collect();
+    format!("[{}]", numbers.join(","))
+}
+
+/// Memories with any of the words of `text`, best first; where there are none, any with a word that begins like one.
+async fn by_words(
+    tx: &mut SqliteConnection,
+    asked: Asked<'_>,
+    text: &str,
+    depth: Depth,
+) -> Result<Vec<Match>, sqlx::Error> {
+    for terms in [terms::fts_terms(text), terms::fts_prefix_terms(text)] {
+        let found = with_terms(tx, asked, &terms, depth).await?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    Ok(Vec::new())
+}
+
+async fn with_terms(
+    tx: &mut SqliteConnection,
+    asked: Asked<'_>,
+    terms: &[String],
+    depth: Depth,
+) -> Result<Vec<Match>, sqlx::Error> {
+    if terms.is_empty() {
+        return Ok(Vec::new());
+    }
+    let any = format!("{{content tags words}} : ({})", terms.join(" OR "));
+    let limit = EXACT_MATCHES + 1;
+    let matches: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT 1 FROM memory_fts WHERE memory_fts MATCH ?1 LIMIT ?2)",
+    )
+    .bind(&any)
+    .bind(limit)
+    .fetch_one(&mut *tx)
+    .await?;
+    if matches == 0 {
+        return Ok(Vec::new());
+    }
+    if matches < limit {
+        return exact(tx, asked, any, depth.lexical).await;
+    }
+    // Who may see a memory is asked of the few that are read. The index knows it, too, at ten times the cost: only where
+    // many of the memories with these words are of others.
+    let any_audience = compared(tx, asked, terms, depth, Whose::Any).await?;
+    let (found, is_all) = match any_audience {
+        Some(compared) => compared,
+        None => compared(tx, asked, terms, depth, Whose::Own).await?.unwrap_or_default(),
+    };
+    let wanted = asked.filter.offset.saturating_add(asked.filter.limit);
+    if is_all || found.len() >= wanted {
+        return Ok(found);
+    }
+    // A filter that lets next to nothing of it through: then there is next to nothing to compute BM25 of.
+    exact(tx, asked, within(asked.view, &terms.join(" OR ")), depth.lexical).await
+}
+
+/// Memories that match, by BM25 as SQLite computes it.
+async fn exact(
+    tx: &mut SqliteConnection,
+    asked: Asked<'_>,
+    matching: String,
+    depth: usize,
+) -> Result<Vec<Match>, sqlx::Error> {
+    // CROSS JOIN keeps the order: every match is looked up, never every memory matched.
+    let query = sqlx::query(concat!(
+        "SELECT m.seq, bm25(memory_fts, 1.0, 2.0, 0.5, 0.0) AS weight \
+         FROM memory_fts CROSS JOIN memory m ON m.seq = memory_fts.rowid WHERE memory_fts MATCH ?14 AND ",
+        filtered!(),
+        " ORDER BY weight, m.seq DESC LIMIT ?15"
+    ));
+    let query = bind_filter(asked.view.bind(query, asked.now), asked.filter)?
+        .bind(matching)
+        .bind(i64::try_from(depth).unwrap_or(i64::MAX));
+    let rows = query.fetch_all(tx).await?;
+    // BM25 comes negative, the best one least.
+    rows.iter().map(|row| Ok(Match { seq: row.try_get(0)?, weight: -row.try_get::<f64, _>(1)? })).collect()
+}
+
+/// Among whose memories the latest with a word are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Any,
+    Own,
+}
+
+/// The same where words are common: the latest memories with each word, by BM25 without counting how often a memory has
+/// a word. Whether there were no more to compare. `None` where too many of them may not be seen.
+async fn compared(
+    tx: &mut SqliteConnection,
+    asked: Asked<'_>,
+    terms: &[String],
+    depth: Depth,
+    whose: Whose,
+) -> Result<Option<(Vec<Match>, bool)>, sqlx::Error> {
+    let most = (COMPARED / terms.len()).max(COMPARED_OF_WORD);
+    // One statement for all of them: each costs as much for being asked as for its answer.
+    let mut sql = String::from("SELECT 0 AS nth, CAST(coalesce(max(seq), 0) AS TEXT) FROM memory");
+    for nth in 1..=terms.len() {
+        let _ = write!(
+            sql,
+            " UNION ALL SELECT {nth}, (SELECT group_concat(rowid) FROM (SELECT rowid FROM memory_fts \
+             WHERE memory_fts MATCH ?{} ORDER BY rowid DESC LIMIT ?1))",
+            nth + 1
+        );
+    }
+    sql.push_str(" ORDER BY nth");
+    let mut query = sqlx::query(AssertSqlSafe(sql)).bind(i64::try_from(most).unwrap_or(i64::MAX));
+    for term in terms {
+        query = query.bind(match whose {
+            Whose::Any => format!("{{content tags words}} : ({term})"),
+            Whose::Own => within(asked.view, term),
+        });
+    }
+    let rows = query.fetch_all(&mut *tx).await?;
+    let lists = rows
+        .iter()
+        .map(|row| Ok(row.try_get::<Option<String>, _>(1)?.unwrap_or_default()))
+        .collect::<Result<Vec<_>, sqlx::Error>>()?;
+    let (newest, lists) = lists
+        .split_first()
+        .map_or((0, &[][..]), |(newest, lists)| (newest.parse::<i64>().unwrap_or(0), lists));
+    let mut is_all = true;
+    let mut weights: Vec<(i64, f32)> = Vec::new();
+    for list in lists {
+        let seqs: Vec<i64> = list.split(',').filter_map(|seq| seq.parse().ok()).collect();
+        // Of a word with more than were read it is taken that the others have it as often.
+        let read_from = if seqs.len() == most { seqs.iter().copied().min().unwrap_or(0) } else { 0 };
+        is_all &= seqs.len() < most;
+        let rarity = rarity(seqs.len(), newest - read_from, newest);
+        weights.extend(seqs.into_iter().map(|seq| (seq, rarity)));
+    }
+    weights.sort_by_key(|(seq, _)| *seq);
+    let mut candidates: Vec<(f32, i64)> = Vec::with_capacity(weights.len());
+    for (seq, weight) in weights {
+        match candidates.last_mut() {
+            Some((sum, last)) if *last == seq => *sum += weight,
+            _ => candidates.push((weight, seq)),
+        }
+    }
+    let mut candidates = Ranked::new(candidates);
+    let looked_max = if whose == Whose::Any { depth.fused.saturating_mul(OTHERS_SHARE) } else { usize::MAX };
+    let close = passing(tx, asked, &mut candidates, (0, depth.fused), looked_max).await?;
+    if whose == Whose::Any && close.looked - close.found.len() > close.looked / OTHERS_SHARE {
+        return Ok(None);
+    }
+    let mut found = close.found;
+    let mean = found.iter().map(|found| found.bytes).sum::<f64>() / found.len().max(1) as f64;
+    for found in &mut found {
+        let length = 1.0 - BM25_B + BM25_B * found.bytes / mean.max(1.0);
+        found.weight *= (BM25_K1 + 1.0) / (1.0 + BM25_K1 * length);
+    }
+    found.sort_by(|one, two| two.weight.total_cmp(&one.weight).then(two.seq.cmp(&one.seq)));
+    // The others are counted, and come after those.
+    let left = depth.lexical.saturating_sub(found.len());
+    if close.looked < candidates.len() && left > 0 {
+        found.extend(passing(tx, asked, &mut candidates, (close.looked, left), usize::MAX).await?.found);
+    }
+    let found = found.into_iter().map(|found| Match { seq: found.seq, weight: found.weight }).collect();
+    Ok(Some((found, is_all)))
+}
+
+/// How much a word says that `with` of the last `among` memories have, of `all`.
+fn rarity(with: usize, among: i64, all: i64) -> f32 {
+    let (among, all) = (among.max(1) as f64, all.max(1) as f64);
+    let with = (with as f64 * all / among).min(all);
+    ((all - with + 0.5) / (with + 0.5)).ln_1p() as f32
+}
+
+/// A candidate that passed.
+#[derive(Clone, Copy, Debug)]
+struct Passed {
+    seq: i64,
+    weight: f64,
+    /// Bytes of its content.
+    bytes: f64,
+}
+
+/// What became of candidates.
+struct Passing {
+    /// Best first, at most as many as wanted.
+    found: Vec<Passed>,
+    /// Those of the first ones that were not let through.
+    refused: Vec<i64>,
+    /// How far the candidates were looked at.
+    looked: usize,
+}
+
+/// The best of `candidates` after the first `from` that may be seen and pass the filter, at most so many as `wanted`.
+/// At most about `looked_max` of them are looked at.
+async fn passing(
+    tx: &mut SqliteConnection,
+    asked: Asked<'_>,
+    candidates: &mut Ranked,
+    (from, wanted): (usize, usize),
+    looked_max: usize,
+) -> Result<Passing, sqlx::Error> {
+    let mut passing = Passing { found: Vec::new(), refused: Vec::new(), looked: from };
+    let mut known = HashSet::new();
+    let mut step = wanted.saturating_add(wanted / 8);
+    while passing.looked < candidates.len().min(looked_max) && passing.found.len() < wanted {
+        let next = candidates.next(passing.looked, step);
+        let seqs: Vec<i64> = next.iter().map(|(_, seq)| *seq).collect();
+        let allowed = asked.allowed(tx, &seqs).await?;
+        for &(weight, seq) in next {
+            if passing.found.len() == wanted {
+                break;
+            }
+            passing.looked += 1;
+            if !known.insert(seq) {
+                continue;
+            }
+            let weight = f64::from(weight);
+            match allowed.get(&seq) {
+                Some(&bytes) => passing.found.push(Passed { seq, weight, bytes }),
+                None if passing.refused.len() < step => passing.refused.push(seq),
+                None => {}
+            }
+        }
+        step = step.saturating_mul(2);
+    }
+    Ok(passing)
+}
+
+/// The `depth` memories whose vectors are nearest to that of the query, at least as near as the model's floor.
+async fn by_meaning(
+    tx: &mut SqliteConnection,
+    asked: Asked<'_>,
+    table: &Table,
+    vectors: Vectors,
+    depth: usize,
+) -> Result<Vec<Near>, Fault> {
+    let Some(query) = vectors.vectors.into_iter().next() else { return Ok(Vec::new()) };
+    let Some(model) = Model::find(tx, &vectors.identity).await? else { return Ok(Vec::new()) };
+    let floor = table.shared.options.embeddings.floor();
+    let scanned = table.scanned(tx, model, &asked.view.audiences()).await?;
+    let small = Small::of(&query);
+    let wanted = depth.saturating_add(RERANKED);
+    let mut candidates = look(&scanned, &small, floor, false).await?;
+    let mut passed = passing(tx, asked, &mut candidates, (0, wanted), usize::MAX).await?;
+    let shown = asked.filter.offset.saturating_add(asked.filter.limit);
+    if !candidates.is_all && passed.found.len() < shown {
+        candidates = look(&scanned, &small, floor, true).await?;
+        passed = passing(tx, asked, &mut candidates, (0, wanted), usize::MAX).await?;
+    }
+    forget_gone(tx, table, &passed.refused).await?;
+    let seqs: Vec<i64> = passed.found.iter().map(|found| found.seq).collect();
+    let mut near = Ranked::new(model.cosines(tx, &query, &listed(&seqs)).await?);
+    let near = near.next(0, depth).iter().filter(|(cosine, _)| *cosine >= floor);
+    Ok(near.map(|&(cosine, seq)| Near { seq, cosine }).collect())
+}
+
+async fn look(scanned: &Scanned, query: &Small, floor: f32, is_thorough: bool) -> Result<Ranked, Fault> {
+    if scanned.vectors <= INLINE_VECTORS {
+        return Ok(scanned.near(query, floor, is_thorough));
+    }
+    let (scanned, query) = (scanned.clone(), query.clone());
+    let looking = tokio::task::spawn_blocking(move || scanned.near(&query, floor, is_thorough));
+    looking.await.map_err(|error| Fault::Refused(StoreError::Internal(Box::new(error))))
+}
+
+/// Lets the index forget those of `refused` that are not in the file any more.
+async fn forget_gone(tx: &mut SqliteConnection, table: &Table, refused: &[i64]) -> Result<(), sqlx::Error> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    // What is beyond the last number came after this state of the store.
+    let gone: Vec<i64> = sqlx::query_scalar(
+        "SELECT c.value FROM json_each(?1) c WHERE NOT EXISTS (SELECT 1 FROM memory WHERE seq = c.value) \
+         AND c.value <= (SELECT seq FROM sqlite_sequence WHERE name = 'memory')",
+    )
+    .bind(listed(refused))
+    .fetch_all(tx)
+    .await?;
+    if !gone.is_empty() {
+        table.index.remove(&gone);
+    }
+    Ok(())
+}
+
+async fn read(tx: &mut SqliteConnection, seqs: &[i64]) -> Result<HashMap<i64, Memory>, sqlx::Error> {
+    if seqs.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query(concat!(
+        "SELECT m.seq, ",
+        columns!(),
+        " FROM json_each(?1) c CROSS JOIN memory m ON m.seq = c.value"
+    ))
+    .bind(listed(seqs))
+    .fetch_all(tx)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, memory(row, 1)?))).collect()
+}
