@@ -34,8 +34,9 @@ const INDEXED_DIMENSION_MAX: usize = 2_000;
 /// Where a scope sees no more memories than this, all of their vectors are compared: quicker than an index scan that
 /// passes over everybody else's, and exact.
 pub(super) const EXACT_MAX: u64 = 1_000;
-/// Candidates that an index scan keeps at least; the recall of the nearest ten is 1.00 at 100,000 vectors.
-const EF_SEARCH_MIN: usize = 100;
+/// Candidates that an index scan keeps at least: vectors of short texts lie close together, and with fewer the nearest are
+/// missed.
+const EF_SEARCH_MIN: usize = 400;
 /// The most that pgvector keeps.
 const EF_SEARCH_MAX: usize = 1_000;
 /// A model's row says when it was last used to about an hour.
