@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{Memory, MemoryChange, MemoryFilter, NewMemory, StoreError, Trust, Visibility, id, view::View};
+use super::{
+    Memory, MemoryChange, MemoryFilter, NewMemory, StoreError, Trust, Visibility, id,
+    view::{View, visibility_text},
+};
 use crate::{limits::StoreLimits, scope::Scope};
 
 /// Longest kind, in bytes.
@@ -87,6 +90,26 @@ impl Draft {
         }
     }
 
+    /// `found` as what this draft may replace: of the scope's project, not replaced before, seen by nobody who would not see
+    /// the new one.
+    pub(super) fn replaces(&self, view: &View, found: Option<(i64, Memory)>) -> Result<Replaced, StoreError> {
+        let Some((seq, old)) = found.filter(|(_, old)| old.project == view.project) else {
+            return Err(invalid("supersedes", "names no memory of this project; search for the right id"));
+        };
+        if let Some(newer) = old.superseded_by {
+            return Ok(Replaced::Before(newer));
+        }
+        if !may_supersede(old.visibility, self.visibility) {
+            let message = format!(
+                "names a memory of visibility `{}`, which one of visibility `{}` cannot replace; use `{0}`",
+                visibility_text(old.visibility),
+                visibility_text(self.visibility),
+            );
+            return Err(invalid("supersedes", message));
+        }
+        Ok(Replaced::Now(seq, Box::new(old)))
+    }
+
     /// `known`, whose content is equal, with what it adds: tags united, the larger importance, the later expiry.
     pub(super) fn merged(
         &self,
@@ -112,6 +135,20 @@ impl Draft {
         }
         Ok(merged)
     }
+}
+
+/// What became of the memory that a draft names.
+pub(super) enum Replaced {
+    /// It is replaced now.
+    Now(i64, Box<Memory>),
+    /// The memory with this id replaced it before.
+    Before(String),
+}
+
+/// A memory was replaced before; `newer` is what did, where it may be seen.
+pub(super) fn superseded_before(newer: Option<&Memory>) -> StoreError {
+    let again = newer.map_or_else(String::new, |newer| format!("; supersede {} instead", newer.id));
+    invalid("supersedes", format!("names a memory that was superseded before{again}"))
 }
 
 /// `old` with what `change`, in its normal form, names.
@@ -207,7 +244,7 @@ fn may_see(scope: &Scope, memory: &Memory) -> bool {
 }
 
 /// Whether whoever saw a memory of visibility `old` also sees the one of visibility `new` that replaces it.
-pub(super) fn may_supersede(old: Visibility, new: Visibility) -> bool {
+fn may_supersede(old: Visibility, new: Visibility) -> bool {
     match old {
         Visibility::Session => true,
         Visibility::Agent => new != Visibility::Session,

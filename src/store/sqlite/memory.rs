@@ -15,8 +15,8 @@ use super::{
 use crate::{
     limits::StoreLimits,
     store::{
-        Forgotten, ImportReport, Memory, MemoryChange, StoreError,
-        rules::{Draft, changed, content_hash, may_supersede},
+        Forgotten, ImportReport, Memory, MemoryChange,
+        rules::{Draft, Replaced, changed, content_hash, superseded_before},
         terms::index_words,
     },
 };
@@ -172,28 +172,14 @@ impl Remember {
 
     /// The memory that is to be replaced: visible, of the same project, not replaced before.
     async fn superseded(&self, tx: &mut SqliteConnection, id: &str) -> Result<(i64, Memory), Fault> {
-        let refused = |message: String| Fault::Refused(StoreError::Invalid { field: "supersedes", message });
         let found = find(tx, &self.view, id, self.now).await?;
-        let Some((seq, old)) = found.filter(|(_, old)| old.project == self.view.project) else {
-            return Err(refused("names no memory of this project; search for the right id".to_owned()));
-        };
-        if let Some(newer) = &old.superseded_by {
-            let newer = find(tx, &self.view, newer, self.now).await?;
-            return Err(refused(newer.map_or_else(
-                || "names a memory that was superseded before".to_owned(),
-                |(_, newer)| {
-                    format!("names a memory that was superseded before; supersede {} instead", newer.id)
-                },
-            )));
+        match self.draft.replaces(&self.view, found)? {
+            Replaced::Now(seq, old) => Ok((seq, *old)),
+            Replaced::Before(newer) => {
+                let newer = find(tx, &self.view, &newer, self.now).await?;
+                Err(superseded_before(newer.as_ref().map(|(_, newer)| newer)).into())
+            }
         }
-        if !may_supersede(old.visibility, self.draft.visibility) {
-            return Err(refused(format!(
-                "names a memory of visibility `{}`, which one of visibility `{}` cannot replace; use `{0}`",
-                visibility_text(old.visibility),
-                visibility_text(self.draft.visibility),
-            )));
-        }
-        Ok((seq, old))
     }
 }
 
