@@ -1,10 +1,17 @@
-//! `cargo bench --bench store [-- SECTION… STORE…]`: what stores take, on this machine. Sections: `search`, `write`;
-//! stores: `sqlite` in a temporary file, `postgres` where `TMWS_TEST_POSTGRES_URL` names a server. All of them where none
-//! is named: `scripts/postgres cargo bench --bench store`.
+//! `cargo bench --bench store [-- SECTION… STORE… TEXTS…]`: what stores take, on this machine. Sections: `search`,
+//! `write`; stores: `sqlite` in a temporary file, `postgres` where `TMWS_TEST_POSTGRES_URL` names a server. All of them
+//! where none is named: `scripts/postgres cargo bench --bench store`.
 //!
-//! Texts are English words drawn by Zipf's law, the same each time, vectors are those of the built-in table. Every search
-//! is another question; the promised figures are of searches by words and meaning together. On a machine that does
-//! nothing else.
+//! Texts are English words, the same each time, vectors are those of the built-in table. Two kinds:
+//!
+//! - `topics`, where none is named: as memories come. There are 200 topics, each with 60 to 120 words of its own, drawn from
+//!   all but the 300 commonest. A memory has one topic and half of its words from it; a question of eight words has four
+//!   from one. A word of a topic is drawn by Zipf's law among the topic's, every other one among all.
+//! - `worst`: no topics. All vectors lie close to the mean of the commonest words, so that much is about equally near to a
+//!   question: the worst case for an index of vectors.
+//!
+//! Every search is another question; the promised figures are of searches by words and meaning together. On a machine
+//! that does nothing else.
 
 #![allow(clippy::print_stdout, reason = "the report")]
 
@@ -48,6 +55,10 @@ const COMPARED: usize = 100;
 const WORDS_MAX: usize = 12_000;
 /// From there on a word says something.
 const TELLING_FROM: usize = 300;
+/// Topics, and the words that one has: the least, and how many more at most.
+const TOPICS: usize = 200;
+const TOPIC_WORDS_MIN: usize = 60;
+const TOPIC_WORDS_SPREAD: usize = 60;
 
 /// What is promised of a search's P95, by store and number of memories.
 const PROMISED: [(&str, usize, Duration); 4] = [
@@ -91,47 +102,88 @@ fn words() -> &'static [String] {
     &WORDS
 }
 
-/// A word as texts have them: the n-th commonest is n times as rare as the first (Zipf's law). The `from`
-/// commonest words are left out.
-fn word(dice: &mut Dice, from: usize) -> &'static str {
-    let words = words();
+/// One of `words` by Zipf's law: the n-th is n times as rare as the first. The `from` first ones are left out.
+fn drawn<'w, W: AsRef<str>>(words: &'w [W], dice: &mut Dice, from: usize) -> &'w str {
     let (least, most) = ((from as f64 + 1.0).ln(), (words.len() as f64 + 1.0).ln());
     let share = dice.roll(1 << 30) as f64 / f64::from(1 << 30);
     let rank = (least + share * (most - least)).exp() as usize - 1;
-    &words[rank.min(words.len() - 1)]
+    words[rank.min(words.len() - 1)].as_ref()
 }
 
-/// A memory of 12 to 35 words.
-fn text(number: usize, dice: &mut Dice) -> String {
-    let mut text = format!("case {number}:");
-    for _ in 0..12 + dice.roll(24) {
-        let _ = write!(text, " {}", word(dice, 0));
-    }
-    text
+/// The words of each topic.
+fn topics() -> &'static [Vec<&'static str>] {
+    static TOPIC_WORDS: LazyLock<Vec<Vec<&'static str>>> = LazyLock::new(|| {
+        let (mut dice, telling) = (Dice(0xC0FF_EE00), &words()[TELLING_FROM..]);
+        (0..TOPICS)
+            .map(|_| {
+                let many = TOPIC_WORDS_MIN + dice.roll(TOPIC_WORDS_SPREAD + 1);
+                (0..many).map(|_| telling[dice.roll(telling.len())].as_str()).collect()
+            })
+            .collect()
+    });
+    &TOPIC_WORDS
 }
 
-/// A question of eight words, three of them telling ones.
-fn question(dice: &mut Dice) -> String {
-    let mut text = String::from("what about");
-    for place in 0..8 {
-        let _ = write!(text, " {}", word(dice, if place < 3 { TELLING_FROM } else { 0 }));
+/// What texts are like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Texts {
+    Topics,
+    Worst,
+}
+
+impl Texts {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Topics => "topics",
+            Self::Worst => "worst",
+        }
     }
-    text
+
+    /// A memory of 12 to 35 words.
+    fn memory(self, number: usize, dice: &mut Dice) -> String {
+        let mut text = format!("case {number}:");
+        let topic = self.topic(dice);
+        for place in 0..12 + dice.roll(24) {
+            let _ = match topic.filter(|_| place % 2 == 0) {
+                Some(topic) => write!(text, " {}", drawn(topic, dice, 0)),
+                None => write!(text, " {}", drawn(words(), dice, 0)),
+            };
+        }
+        text
+    }
+
+    /// A question of eight words, the first three or four of them telling ones.
+    fn question(self, dice: &mut Dice) -> String {
+        let mut text = String::from("what about");
+        let topic = self.topic(dice);
+        for place in 0..8 {
+            let _ = match topic {
+                Some(topic) if place < 4 => write!(text, " {}", drawn(topic, dice, 0)),
+                None if place < 3 => write!(text, " {}", drawn(words(), dice, TELLING_FROM)),
+                _ => write!(text, " {}", drawn(words(), dice, 0)),
+            };
+        }
+        text
+    }
+
+    fn topic(self, dice: &mut Dice) -> Option<&'static [&'static str]> {
+        (self == Self::Topics).then(|| topics()[dice.roll(TOPICS)].as_slice())
+    }
 }
 
 fn scope() -> Scope {
     Scope::mint(ProjectId::parse("bench").expect("a project's name"), "local", "default", None)
 }
 
-fn memories(from: usize, to: usize) -> Result<Vec<Memory>> {
+fn memories(texts: Texts, from: usize, to: usize) -> Result<Vec<Memory>> {
     let mut dice = Dice(0x9E37_79B9 + from as u64);
     (from..to)
         .map(|number| {
             let kind = ["note", "decision", "todo", "fact"][number % 4];
             let when = "2026-05-01T12:00:00Z";
             Ok(serde_json::from_value(json!({
-                "id": format!("m_01KE6P4YM0{number:016}"), "project": "bench", "content": text(number, &mut dice),
-                "tags": [word(&mut dice, 0), format!("t{}", number % 50)], "importance": (number % 10) as f64 / 10.0,
+                "id": format!("m_01KE6P4YM0{number:016}"), "project": "bench", "content": texts.memory(number, &mut dice),
+                "tags": [drawn(words(), &mut dice, 0), format!("t{}", number % 50)], "importance": (number % 10) as f64 / 10.0,
                 "kind": kind, "principal": "local", "agent": "default",
                 "created": when, "updated": when,
             }))?)
@@ -156,11 +208,11 @@ const fn verdict(kept: bool) -> &'static str {
 }
 
 /// Fills a store up to `many` and waits until all of it has vectors.
-async fn fill(store: &SharedStore, from: usize, many: usize) -> Result<Duration> {
+async fn fill(store: &SharedStore, texts: Texts, from: usize, many: usize) -> Result<Duration> {
     let now = Timestamp::now();
     let began = Instant::now();
     for start in (from..many).step_by(1_000) {
-        store.import(&scope(), memories(start, (start + 1_000).min(many))?, now).await?;
+        store.import(&scope(), memories(texts, start, (start + 1_000).min(many))?, now).await?;
     }
     let took = began.elapsed();
     loop {
@@ -172,11 +224,12 @@ async fn fill(store: &SharedStore, from: usize, many: usize) -> Result<Duration>
     }
 }
 
-async fn ask_in_turn(store: &SharedStore, by: Retrieval) -> Result<Vec<Duration>> {
-    let mut dice = Dice(77);
+async fn ask_in_turn(store: &SharedStore, texts: Texts, by: Retrieval) -> Result<Vec<Duration>> {
+    // Others than by another kind of search: what is remembered of those does not help here.
+    let mut dice = Dice(77_777 * (1 + by as u64));
     let mut times = Vec::new();
     for turn in 0..QUESTIONS + 10 {
-        let asked = query(question(&mut dice), by);
+        let asked = query(texts.question(&mut dice), by);
         let began = Instant::now();
         store.search(&scope(), asked, Timestamp::now()).await?;
         if turn >= 10 {
@@ -187,13 +240,13 @@ async fn ask_in_turn(store: &SharedStore, by: Retrieval) -> Result<Vec<Duration>
     Ok(times)
 }
 
-async fn ask_at_once(store: &SharedStore) -> Result<Duration> {
+async fn ask_at_once(store: &SharedStore, texts: Texts) -> Result<Duration> {
     let mut dice = Dice(99);
     let mut sum = Duration::ZERO;
     for _ in 0..ROUNDS {
         let asking: Vec<_> = (0..AT_ONCE)
             .map(|_| {
-                let (store, asked) = (Arc::clone(store), query(question(&mut dice), Retrieval::Hybrid));
+                let (store, asked) = (Arc::clone(store), query(texts.question(&mut dice), Retrieval::Hybrid));
                 tokio::spawn(async move {
                     let began = Instant::now();
                     store.search(&scope(), asked, Timestamp::now()).await.map(|_| began.elapsed())
@@ -208,11 +261,11 @@ async fn ask_at_once(store: &SharedStore) -> Result<Duration> {
 }
 
 /// The share of the nearest memories of a whole scan that a search by meaning finds.
-async fn recall(store: &SharedStore, many: usize) -> Result<f64> {
+async fn recall(store: &SharedStore, texts: Texts, many: usize) -> Result<f64> {
     let embeddings = Embeddings::builtin();
     let mut all = Vec::with_capacity(many);
     for start in (0..many).step_by(1_000) {
-        let page = memories(start, (start + 1_000).min(many))?;
+        let page = memories(texts, start, (start + 1_000).min(many))?;
         let vectors =
             embeddings.embed(page.iter().map(|memory| memory.content.clone()).collect()).await?.vectors;
         all.extend(page.into_iter().map(|memory| memory.id).zip(vectors));
@@ -220,7 +273,7 @@ async fn recall(store: &SharedStore, many: usize) -> Result<f64> {
     let mut dice = Dice(77);
     let (mut found, mut wanted) = (0, 0);
     for _ in 0..COMPARED {
-        let asked = question(&mut dice);
+        let asked = texts.question(&mut dice);
         let vector = embeddings.embed(vec![asked.clone()]).await?.vectors.remove(0);
         let mut near: Vec<(f32, &str)> =
             all.iter().map(|(id, other)| (embedding::similarity(&vector, other), id.as_str())).collect();
@@ -236,11 +289,11 @@ async fn recall(store: &SharedStore, many: usize) -> Result<f64> {
     Ok(found as f64 / wanted as f64)
 }
 
-async fn searches(name: &str, options: StoreOptions) -> Result<()> {
+async fn searches(name: &str, texts: Texts, options: StoreOptions) -> Result<()> {
     let store: SharedStore = options.open().await?;
     let mut held = 0;
     for many in [10_000, 100_000] {
-        let took = fill(&store, held, many).await?;
+        let took = fill(&store, texts, held, many).await?;
         println!(
             "{name:<9} {many:>7} memories: {} stored in {:.1} s ({:.0} a second)",
             many - held,
@@ -256,7 +309,7 @@ async fn searches(name: &str, options: StoreOptions) -> Result<()> {
         for (by, label) in
             [(Retrieval::Lexical, "words"), (Retrieval::Vector, "meaning"), (Retrieval::Hybrid, "both")]
         {
-            let times = ask_in_turn(&store, by).await?;
+            let times = ask_in_turn(&store, texts, by).await?;
             let (p50, p95) = (percentile(&times, 50), percentile(&times, 95));
             print!("{name:<9} {many:>7} {label:<8} P50 {:>7.2} ms  P95 {:>7.2} ms", ms(p50), ms(p95));
             let promised = PROMISED.iter().find(|(store, at, _)| *store == name && *at == many);
@@ -265,13 +318,13 @@ async fn searches(name: &str, options: StoreOptions) -> Result<()> {
                 None => println!(),
             }
         }
-        let share = recall(&store, many).await?;
+        let share = recall(&store, texts, many).await?;
         println!(
             "{name:<9} {many:>7} recall at {WANTED} by meaning {share:.3}  promised {RECALL_PROMISED}: {}",
             verdict(share >= RECALL_PROMISED)
         );
     }
-    let average = ask_at_once(&store).await?;
+    let average = ask_at_once(&store, texts).await?;
     println!(
         "{name:<9} {held:>7} {AT_ONCE} at once: average {:.1} ms  promised {:.0} ms: {}",
         ms(average),
@@ -282,7 +335,7 @@ async fn searches(name: &str, options: StoreOptions) -> Result<()> {
     Ok(())
 }
 
-async fn writes(name: &str, options: StoreOptions) -> Result<()> {
+async fn writes(name: &str, texts: Texts, options: StoreOptions) -> Result<()> {
     const SINGLE: usize = 10_000;
     const TASKS: usize = 50;
     const BATCHES: usize = 200;
@@ -302,7 +355,7 @@ async fn writes(name: &str, options: StoreOptions) -> Result<()> {
                     if number >= SINGLE {
                         return Ok::<_, Box<dyn Error + Send + Sync>>(());
                     }
-                    let new = NewMemory { content: text(number, &mut dice), ..NewMemory::default() };
+                    let new = NewMemory { content: texts.memory(number, &mut dice), ..NewMemory::default() };
                     store.remember(&scope(), new, Timestamp::now()).await?;
                 }
             })
@@ -319,7 +372,7 @@ async fn writes(name: &str, options: StoreOptions) -> Result<()> {
         println!();
     }
     let pages: Vec<_> =
-        (0..BATCHES).map(|page| memories(page * 100, page * 100 + 100)).collect::<Result<Vec<_>>>()?;
+        (0..BATCHES).map(|page| memories(texts, page * 100, page * 100 + 100)).collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
     for page in pages {
         store.import(&scope(), page, Timestamp::now()).await?;
@@ -357,21 +410,28 @@ async fn report(named: &[String], server: Option<String>) -> Result<()> {
     let section = |name| wants(name, ["search", "write"]);
     let is_lite = wants("sqlite", ["sqlite", "postgres"]);
     let server = server.filter(|_| wants("postgres", ["sqlite", "postgres"]));
-    let folder = tempfile::tempdir()?;
-    if section("search") {
-        if is_lite {
-            searches("sqlite", sqlite(folder.path(), "search.db")).await?;
+    for texts in [Texts::Topics, Texts::Worst] {
+        let is_named = |texts: Texts| named.iter().any(|name| name == texts.name());
+        if !(is_named(texts) || texts == Texts::Topics && !is_named(Texts::Worst)) {
+            continue;
         }
-        if let Some(url) = &server {
-            searches("postgres", postgres(url, "tmws_bench_search").await?).await?;
+        println!("texts: {}", texts.name());
+        let folder = tempfile::tempdir()?;
+        if section("search") {
+            if is_lite {
+                searches("sqlite", texts, sqlite(folder.path(), "search.db")).await?;
+            }
+            if let Some(url) = &server {
+                searches("postgres", texts, postgres(url, "tmws_bench_search").await?).await?;
+            }
         }
-    }
-    if section("write") {
-        if is_lite {
-            writes("sqlite", sqlite(folder.path(), "write.db")).await?;
-        }
-        if let Some(url) = &server {
-            writes("postgres", postgres(url, "tmws_bench_write").await?).await?;
+        if section("write") {
+            if is_lite {
+                writes("sqlite", texts, sqlite(folder.path(), "write.db")).await?;
+            }
+            if let Some(url) = &server {
+                writes("postgres", texts, postgres(url, "tmws_bench_write").await?).await?;
+            }
         }
     }
     Ok(())

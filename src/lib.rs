@@ -12,6 +12,8 @@ pub mod scope;
 
 pub mod metrics;
 
+pub mod resilience;
+
 pub mod wire;
 
 pub mod schema;
@@ -23,6 +25,8 @@ pub mod embedding;
 pub mod pattern;
 
 pub mod store;
+
+pub mod cache;
 
 pub mod engine;
 

@@ -18,6 +18,7 @@ use super::{
     table::SETTINGS,
 };
 use crate::{
+    cache::CacheLimits,
     engine::llm::{Fallback, LlmSettings},
     limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits, TaskLimits},
     nearest,
@@ -148,6 +149,8 @@ fn defaults(sources: &Sources) -> Config {
             data_folder.as_ref().map(|folder| folder.join("tmws.db")).unwrap_or_default(),
         ),
         database_connections: crate::store::CONNECTIONS_MAX as usize,
+        redis: None,
+        cache: CacheLimits::default(),
         embedding_model: EmbeddingModel::default(),
         pattern_folders: user_folder.iter().map(|folder| folder.join("patterns")).collect(),
         repository_pattern_folders: Vec::new(),

@@ -25,6 +25,7 @@ pub use units::{parse_bytes, parse_duration, show_bytes, show_duration};
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use crate::{
+    cache::{CacheLimits, redis::RedisUrl},
     engine::{
         llm::LlmSettings,
         steps::{mcp::ServerSetting, sql::SourceSpec},
@@ -66,6 +67,10 @@ pub struct Config {
     pub database: DatabaseUrl,
     /// Connections to a PostgreSQL store at once.
     pub database_connections: usize,
+    /// The shared layer of the cache.
+    pub redis: Option<RedisUrl>,
+    /// Limits of the cache.
+    pub cache: CacheLimits,
     /// What makes the vectors of memories.
     pub embedding_model: EmbeddingModel,
     /// Pattern folders of the user: the one beside the user's `tmws.toml`, then those of `patterns`.

@@ -7,6 +7,7 @@ use super::{
     settings::{Kind, SettingRow},
 };
 use crate::{
+    cache::redis::RedisUrl,
     engine::llm::{Endpoint, Fallback, Format},
     pattern::host::HostRule,
     tool::{Payload, Promotion},
@@ -98,6 +99,15 @@ pub static SETTINGS: &[SettingRow] = &[
         summary: "the store: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`",
         shared: false,
         kind: Kind::Text(set_database_url, |config| config.database.to_string()),
+    },
+    SettingRow {
+        key: "redis_url",
+        variable: "TMWS_REDIS_URL",
+        summary: "the shared layer of the cache: `redis://`, `rediss://`, `redis+cluster://A,B,C` or `redis+sentinel://A,B,C/MASTER`; `none`: this process alone",
+        shared: true,
+        kind: Kind::Text(set_redis_url, |config| {
+            config.redis.as_ref().map_or_else(|| NONE.to_owned(), ToString::to_string)
+        }),
     },
     SettingRow {
         key: "embedding_model",
@@ -297,6 +307,8 @@ pub static SETTINGS: &[SettingRow] = &[
         shared: false,
         kind: Kind::Count(|config| &mut config.database_connections, 1, 1_000),
     },
+    limit!("limits.cache" "TMWS_LIMITS_CACHE" Bytes cache.local_bytes_max 0, 16 << 30, "answers kept in this process; 0 keeps none"),
+    limit!("limits.cache_value" "TMWS_LIMITS_CACHE_VALUE" Bytes cache.value_bytes_max 1 << 10, 64 << 20, "one answer kept in Redis"),
     limit!("limits.shutdown_drain" "TMWS_LIMITS_SHUTDOWN_DRAIN" Duration shutdown.drain Duration::ZERO, DAY, "how long calls may still answer after the end of input"),
     limit!("limits.shutdown_exit" "TMWS_LIMITS_SHUTDOWN_EXIT" Duration shutdown.exit MILLI, DAY, "the process is gone so long after the end of input"),
     network!("limits.connections" "TMWS_LIMITS_CONNECTIONS" Count connections_max 1, 1_048_576, "connections at once"),
@@ -333,6 +345,12 @@ fn set_embedding_model(config: &mut Config, path: &Path) -> Result<(), String> {
         Some("none") => EmbeddingModel::None,
         _ => EmbeddingModel::Folder(std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())),
     };
+    Ok(())
+}
+
+/// Errors never quote the URL: it may hold a password.
+fn set_redis_url(config: &mut Config, text: &str) -> Result<(), String> {
+    config.redis = if text == NONE { None } else { Some(RedisUrl::parse(text)?) };
     Ok(())
 }
 

@@ -15,6 +15,8 @@
 //! cut to the largest common length that fits. Required fields never go. What cannot be brought within the budget even so is the
 //! error `budget`, which names the handle.
 
+use std::{borrow::Cow, sync::Arc};
+
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -66,7 +68,7 @@ pub(super) trait Keep: Send + Sync {
 /// `budget`.
 pub(super) async fn fit(
     output: Value,
-    shrink: &[Shrink],
+    steps: &[Shrink],
     budget: usize,
     envelope: &Envelope,
     keep: Option<&impl Keep>,
@@ -83,88 +85,127 @@ pub(super) async fn fit(
             output,
         });
     }
-    let rest = match keep {
-        Some(keep) => keep.keep(&output).await.map_or(Rest::Lost, Rest::Kept),
-        None => Rest::Dropped,
-    };
-    let shrinking = Shrinking { whole: output, budget, measure, envelope: envelope.clone(), rest };
-    let job = {
-        let shrink = shrink.to_vec();
-        move || shrinking.shrink(&shrink)
-    };
     // Counting a large text over and over takes milliseconds: off the thread that serves others.
-    if text.len() < 16 << 10 {
-        return job();
-    }
-    tokio::task::spawn_blocking(job).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "shrinking an output failed");
-        Err(EngineError {
-            kind: ErrorKind::Internal,
-            message: "the answer could not be shrunk; the server's log has the details".to_owned(),
-            part: None,
-            retry_after: None,
-        })
-    })
+    let is_large = text.len() >= 16 << 10;
+    let shrinking = Arc::new(Shrinking {
+        whole: output,
+        steps: steps.to_vec(),
+        budget,
+        measure,
+        envelope: envelope.clone(),
+    });
+    let shrunk = |rest| {
+        let shrinking = Arc::clone(&shrinking);
+        async move {
+            if !is_large {
+                return shrinking.shrink(rest);
+            }
+            tokio::task::spawn_blocking(move || shrinking.shrink(rest)).await.unwrap_or_else(|error| {
+                tracing::error!(%error, "shrinking an output failed");
+                Err(Unfit::Panicked)
+            })
+        }
+    };
+    let (shrunk, handle) = match keep {
+        None => (shrunk(Rest::Dropped).await, None),
+        // Shrinking needs no handle, only room for one: meanwhile the whole is written down.
+        Some(keep) => match tokio::join!(keep.keep(&shrinking.whole), shrunk(Rest::Kept)) {
+            (Some(handle), shrunk) => (shrunk, Some(handle)),
+            (None, _) => (shrunk(Rest::Lost).await, None),
+        },
+    };
+    shrunk
+        .map(|shrunk| shrunk.with(handle.clone()))
+        .map_err(|unfit| shrinking.failed(unfit, handle.as_deref()))
 }
 
 /// Where the whole output is.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Rest {
     /// Nowhere: the pattern keeps none.
     Dropped,
     /// Nowhere, although it should be: the store did not take it.
     Lost,
-    /// Behind this handle.
-    Kept(String),
+    /// Behind a handle.
+    Kept,
+}
+
+/// What fits; the handle stands in it as null.
+struct Shrunk {
+    value: Value,
+    output: Value,
+}
+
+impl Shrunk {
+    fn with(mut self, handle: Option<String>) -> Fitted {
+        if let Some(handle) = &handle {
+            self.value["more"]["handle"] = json!(handle);
+        }
+        let text = self.value.to_string();
+        Fitted { tokens: tokens::count(&text), value: self.value, text, handle, output: self.output }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy)]
+enum Unfit {
+    TooLarge,
+    Panicked,
 }
 
 struct Shrinking {
     whole: Value,
+    steps: Vec<Shrink>,
     budget: usize,
     measure: Measure,
     envelope: Envelope,
-    rest: Rest,
 }
 
 impl Shrinking {
-    fn shrink(self, steps: &[Shrink]) -> Result<Fitted, EngineError> {
-        let mut output = self.whole.clone();
-        for step in steps {
-            let before = output.clone();
-            apply(step, &mut output);
-            if let Some(fitted) = self.fitted(&output) {
-                return Ok(self.most(step, &before).unwrap_or(fitted));
+    fn failed(&self, unfit: Unfit, handle: Option<&str>) -> EngineError {
+        let (kind, message) = match unfit {
+            Unfit::Panicked => (
+                ErrorKind::Internal,
+                "the answer could not be shrunk; the server's log has the details".to_owned(),
+            ),
+            Unfit::TooLarge => {
+                let tokens = tokens::count(&self.whole.to_string()).count;
+                let rest = match handle {
+                    Some(handle) => format!("the whole answer is kept: get_result with handle {handle}"),
+                    None => "ask for less, or with mode comprehensive".to_owned(),
+                };
+                (
+                    ErrorKind::Budget,
+                    format!(
+                        "the answer of {tokens} tokens cannot be brought within its budget of {}; {rest}",
+                        self.budget
+                    ),
+                )
             }
+        };
+        EngineError { kind, message, part: None, retry_after: None }
+    }
+
+    fn shrink(&self, rest: Rest) -> Result<Shrunk, Unfit> {
+        let mut output = Cow::Borrowed(&self.whole);
+        for step in &self.steps {
+            let cut = applied(step, &output);
+            if let Some(shrunk) = self.fitted(&cut, rest) {
+                return Ok(self.most(step, &output, rest).unwrap_or(shrunk));
+            }
+            output = Cow::Owned(cut);
         }
         // Longest lists first: a common cap leaves the short ones whole. Then texts, down to nothing.
         let (items, chars) = longest(&output);
-        if let Some(fitted) = self.largest(&output, items, |cap| (cap, usize::MAX), 1) {
-            return Ok(fitted);
-        }
         let items_left = 1;
-        if let Some(fitted) = self.largest(&output, chars, |cap| (items_left, cap), 16) {
-            return Ok(fitted);
-        }
-        if let Some(fitted) = self.largest(&output, 16, |cap| (0, cap), 0) {
-            return Ok(fitted);
-        }
-        let tokens = tokens::count(&self.whole.to_string()).count;
-        let rest = match &self.rest {
-            Rest::Kept(handle) => format!("the whole answer is kept: get_result with handle {handle}"),
-            Rest::Lost | Rest::Dropped => "ask for less, or with mode comprehensive".to_owned(),
-        };
-        Err(EngineError {
-            kind: ErrorKind::Budget,
-            message: format!(
-                "the answer of {tokens} tokens cannot be brought within its budget of {}; {rest}",
-                self.budget
-            ),
-            part: None,
-            retry_after: None,
-        })
+        self.largest(&output, rest, items, |cap| (cap, usize::MAX), 1)
+            .or_else(|| self.largest(&output, rest, chars, |cap| (items_left, cap), 16))
+            .or_else(|| self.largest(&output, rest, 16, |cap| (0, cap), 0))
+            .ok_or(Unfit::TooLarge)
     }
 
     /// The answer in which the cutting `step`, which makes `before` fit, cuts as little as it must.
-    fn most(&self, step: &Shrink, before: &Value) -> Option<Fitted> {
+    fn most(&self, step: &Shrink, before: &Value, rest: Rest) -> Option<Shrunk> {
         let Shrink::Truncate { field, keep } = step else { return None };
         let most = match before.get(field)? {
             Value::Array(items) => items.len(),
@@ -172,9 +213,7 @@ impl Shrinking {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => return None,
         };
         largest_at(*keep, most, |keep| {
-            let mut output = before.clone();
-            apply(&Shrink::Truncate { field: field.clone(), keep }, &mut output);
-            self.fitted(&output)
+            self.fitted(&applied(&Shrink::Truncate { field: field.clone(), keep }, before), rest)
         })
     }
 
@@ -182,41 +221,26 @@ impl Shrinking {
     fn largest(
         &self,
         output: &Value,
+        rest: Rest,
         most: usize,
         caps: impl Fn(usize) -> (usize, usize),
         least: usize,
-    ) -> Option<Fitted> {
+    ) -> Option<Shrunk> {
         largest_at(least, most, |cap| {
             let (items, chars) = caps(cap);
-            self.fitted(&capped(output, items, chars))
+            self.fitted(&capped(output, items, chars), rest)
         })
     }
 
-    fn fitted(&self, output: &Value) -> Option<Fitted> {
-        let mut value = compose(output, &self.envelope, Some(self.more(output)));
-        let text = value.to_string();
+    fn fitted(&self, output: &Value, rest: Rest) -> Option<Shrunk> {
+        let value = compose(output, &self.envelope, Some(self.more(output, rest)));
         // Handles are random, and so are their tokens: counted at their worst, what fits is the same each time.
-        let fits = if let Rest::Kept(_) = self.rest {
-            let handle = value["more"]["handle"].take();
-            let fits = self.measure.fits(&value.to_string(), self.budget.saturating_sub(HANDLE_TOKENS_MAX));
-            value["more"]["handle"] = handle;
-            fits
-        } else {
-            self.measure.fits(&text, self.budget)
-        };
-        fits.then(|| Fitted {
-            tokens: tokens::count(&text),
-            value,
-            text,
-            handle: match &self.rest {
-                Rest::Kept(handle) => Some(handle.clone()),
-                Rest::Lost | Rest::Dropped => None,
-            },
-            output: output.clone(),
-        })
+        let room = if rest == Rest::Kept { HANDLE_TOKENS_MAX } else { 0 };
+        let fits = self.measure.fits(&value.to_string(), self.budget.saturating_sub(room));
+        fits.then(|| Shrunk { value, output: output.clone() })
     }
 
-    fn more(&self, output: &Value) -> Value {
+    fn more(&self, output: &Value, rest: Rest) -> Value {
         let mut more = Map::new();
         match (&self.whole, output) {
             (Value::Object(whole), Value::Object(left)) => {
@@ -238,23 +262,21 @@ impl Shrinking {
                 }
             }
         }
-        match &self.rest {
-            Rest::Kept(handle) => more.insert("handle".to_owned(), json!(handle)),
-            Rest::Lost => more.insert("handle".to_owned(), Value::Null),
-            Rest::Dropped => None,
-        };
+        if rest != Rest::Dropped {
+            more.insert("handle".to_owned(), Value::Null);
+        }
         Value::Object(more)
     }
 }
 
 /// What `at` gives for the largest number from `least` to `most` for which it gives anything; tried by halves.
-fn largest_at(least: usize, most: usize, at: impl Fn(usize) -> Option<Fitted>) -> Option<Fitted> {
+fn largest_at(least: usize, most: usize, at: impl Fn(usize) -> Option<Shrunk>) -> Option<Shrunk> {
     let (mut low, mut high) = (least, most.max(least));
     let mut best = at(low)?;
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        if let Some(fitted) = at(middle) {
-            (low, best) = (middle, fitted);
+        if let Some(shrunk) = at(middle) {
+            (low, best) = (middle, shrunk);
         } else {
             high = middle - 1;
         }
@@ -278,19 +300,24 @@ fn cut(whole: &Value, left: &Value) -> Option<Value> {
     }))
 }
 
-fn apply(step: &Shrink, output: &mut Value) {
-    match step {
-        Shrink::Drop { field } => {
-            if let Value::Object(members) = output {
-                members.shift_remove(field);
-            }
-        }
-        Shrink::Truncate { field, keep } => match output.get_mut(field) {
-            Some(Value::Array(items)) => items.truncate(*keep),
-            Some(Value::String(text)) => *text = clip(text, *keep),
-            _ => {}
-        },
-    }
+/// `output` after `step`; what goes is not copied.
+fn applied(step: &Shrink, output: &Value) -> Value {
+    let Value::Object(members) = output else { return output.clone() };
+    let (field, keep) = match step {
+        Shrink::Drop { field } => (field, None),
+        Shrink::Truncate { field, keep } => (field, Some(*keep)),
+    };
+    let left = members.iter().filter_map(|(name, member)| {
+        let member = match (keep, member) {
+            _ if name != field => member.clone(),
+            (None, _) => return None,
+            (Some(keep), Value::Array(items)) => Value::Array(items[..keep.min(items.len())].to_vec()),
+            (Some(keep), Value::String(text)) => Value::String(clip(text, keep)),
+            (Some(_), member) => member.clone(),
+        };
+        Some((name.clone(), member))
+    });
+    Value::Object(left.collect())
 }
 
 /// Lists cut to `items`, texts to `chars`, everywhere.

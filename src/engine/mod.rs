@@ -3,7 +3,6 @@
 mod allowed;
 mod api;
 mod asking;
-pub mod breaker;
 mod budget;
 mod etag;
 mod fallback;

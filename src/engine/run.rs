@@ -39,6 +39,9 @@ use crate::{
 /// An expression may take so long on the caller's thread; after that it starts again on a thread of its own.
 pub(super) const INLINE: Duration = Duration::from_millis(2);
 
+/// What is longer than this as JSON is not tried on the caller's thread: most of the time it would start again.
+pub(super) const INLINE_BYTES_MAX: usize = 12 << 10;
+
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What a run is given.
@@ -631,7 +634,7 @@ fn last_value(block: &[StepSpec], mut root: Value) -> Value {
 
 fn inner(failed: Failed) -> StepError {
     let Failed { id, error } = failed;
-    StepError { message: format!("{id}: {}", error.message), kind: error.kind }
+    StepError { message: format!("{id}: {}", error.message), ..error }
 }
 
 fn with_member(with: &Map<String, Value>, name: &str, value: Value) -> Map<String, Value> {
@@ -665,10 +668,12 @@ pub(super) async fn evaluate(
     deadline: Instant,
     bytes_max: usize,
 ) -> Result<Value, ExpressionError> {
-    let inline = (StdInstant::now() + INLINE).min(deadline.into_std());
-    match template.evaluate(&root, inline, bytes_max) {
-        Err(ExpressionError::Deadline) => {}
-        evaluated => return evaluated,
+    if steps::json_bytes(&root) <= INLINE_BYTES_MAX {
+        let inline = (StdInstant::now() + INLINE).min(deadline.into_std());
+        match template.evaluate(&root, inline, bytes_max) {
+            Err(ExpressionError::Deadline) => {}
+            evaluated => return evaluated,
+        }
     }
     let template = template.clone();
     tokio::task::spawn_blocking(move || template.evaluate(&root, deadline.into_std(), bytes_max))

@@ -8,7 +8,7 @@ use std::{
 use super::{
     BUILTINS, Mode, Origin, Pattern, Version,
     loader::{LoadError, Loaded, hash, load, load_built_in},
-    router::{Explanation, Route, Router, TriggerIndex},
+    router::{CANDIDATES_MAX, Explanation, Route, Router, TriggerIndex},
     trust::Trust,
 };
 
@@ -205,10 +205,25 @@ impl Library {
     }
 
     /// As [`Library::route`], as if the patterns that `admits` refuses were not there. Neither is one that is deprecated,
-    /// where its replacement is.
+    /// where its replacement is: that is what is offered first where a trigger of the deprecated one matches.
     #[must_use]
     pub fn route_among(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Route {
-        self.router.route_among(query, mode, &|pattern| self.may_be_routed(pattern, admits))
+        let route = self.router.route_among(query, mode, &|pattern| self.may_be_routed(pattern, admits));
+        let Route::Candidates(mut candidates) = route else { return route };
+        for (matched, _) in self.router.matching(query).into_iter().rev() {
+            let replaced = admits(&matched) && matched.deprecated.is_some();
+            let Some(next) =
+                self.replacement(&matched).filter(|next| replaced && self.may_be_routed(next, admits))
+            else {
+                continue;
+            };
+            if let Some(candidate) = self.router.candidate(&next, query, mode) {
+                candidates.retain(|known| known.pattern.name != next.name);
+                candidates.insert(0, candidate);
+            }
+        }
+        candidates.truncate(CANDIDATES_MAX);
+        Route::Candidates(candidates)
     }
 
     /// Whether `admits` lets `pattern` in, and not what replaces it.

@@ -126,13 +126,23 @@ impl Router {
             return Route::Run { pattern: self.patterns[index].clone(), inputs: filled.inputs, by };
         }
         let order = self.order(query, &decision, &|pattern| is_open(pattern, mode) && admits(pattern));
-        let candidates = order.into_iter().take(CANDIDATES_MAX).map(|ranked| {
-            let pattern = &self.patterns[ranked.index];
-            let filled = self.filled(ranked.index, query);
-            let missing = filled.missing(pattern);
-            RouteCandidate { pattern: pattern.clone(), inputs: filled.inputs, missing }
-        });
+        let candidates =
+            order.into_iter().take(CANDIDATES_MAX).map(|ranked| self.candidate_at(ranked.index, query));
         Route::Candidates(candidates.collect())
+    }
+
+    /// `pattern` as a candidate for `query`, where a query in `mode` may come to it.
+    #[must_use]
+    pub fn candidate(&self, pattern: &Pattern, query: &str, mode: Mode) -> Option<RouteCandidate> {
+        let index = self.patterns.iter().position(|known| known.hash == pattern.hash)?;
+        is_open(pattern, mode).then(|| self.candidate_at(index, clip(query.trim())))
+    }
+
+    fn candidate_at(&self, index: usize, query: &str) -> RouteCandidate {
+        let pattern = &self.patterns[index];
+        let filled = self.filled(index, query);
+        let missing = filled.missing(pattern);
+        RouteCandidate { pattern: pattern.clone(), inputs: filled.inputs, missing }
     }
 
     /// Patterns with a trigger that matches `query`, each with `phrase` or `regex`; also those that may not run.

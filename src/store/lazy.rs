@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
-    Changes, EmbeddingProgress, Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter,
+    Changes, EmbeddingProgress, Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter,
     MemoryQuery, NewMemory, NewTask, Remembered, Store, StoreError, StoreOptions, StoreState, StoreStats,
     StoredResult, StoredTask, TaskChange, TaskWrite,
 };
@@ -135,6 +135,10 @@ impl Store for LazyStore {
 
     async fn embedding(&self) -> Result<EmbeddingProgress, StoreError> {
         self.shown(async { self.store().await?.embedding().await }.await)
+    }
+
+    async fn mark(&self, scope: &Scope) -> Result<Mark, StoreError> {
+        self.shown(async { self.store().await?.mark(scope).await }.await)
     }
 
     async fn changes(&self) -> Result<Option<Changes>, StoreError> {

@@ -136,6 +136,12 @@ pub trait Store: Send + Sync {
     /// keeps what was read must not keep it beyond the earliest expiry in it.
     async fn generation(&self, scope: &Scope) -> Result<u64, StoreError>;
 
+    /// What reads of this scope depend on: [`Store::generation`], and whether its session matters. Cheap: it is asked
+    /// before every answer that is kept.
+    async fn mark(&self, scope: &Scope) -> Result<Mark, StoreError> {
+        Ok(Mark { generation: self.generation(scope).await?, has_session: scope.session().is_some() })
+    }
+
     /// Tells of every memory write that is committed from now on, by whatever process, while the subscription is kept;
     /// `None` where the store does not tell. Then [`Store::generation`] is to be asked.
     async fn changes(&self) -> Result<Option<Changes>, StoreError> {
@@ -257,6 +263,15 @@ pub trait Store: Send + Sync {
 
     /// Closes cleanly, within `limit`.
     async fn close(&self, limit: Duration);
+}
+
+/// What reads of a scope depend on: under an equal mark, the same principal and agent read the same in the same project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// See [`Store::generation`].
+    pub generation: u64,
+    /// Whether the scope's session may see what other sessions of the principal do not.
+    pub has_session: bool,
 }
 
 fn no_tasks() -> StoreError {

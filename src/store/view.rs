@@ -33,6 +33,12 @@ impl View {
         }
     }
 
+    /// The [`reader`] of what only its session sees, where there is one.
+    pub(super) fn session_reader(&self) -> Option<String> {
+        let session = self.session.as_ref()?;
+        Some(walled('c', &[&self.realm, &self.principal, session]))
+    }
+
     /// Every `reader` of rows that this scope sees: see [`reader`].
     pub(super) fn readers(&self) -> Vec<String> {
         let mut readers = vec![self.realm.clone()];
@@ -43,9 +49,7 @@ impl View {
         for audience in readers.clone().into_iter().filter(|audience| *audience != self.shared) {
             readers.push(walled('a', &[&audience, &self.principal, &self.agent]));
         }
-        if let Some(session) = &self.session {
-            readers.push(walled('c', &[&self.realm, &self.principal, session]));
-        }
+        readers.extend(self.session_reader());
         readers
     }
 }

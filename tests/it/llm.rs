@@ -493,6 +493,7 @@ async fn a_provider_that_fails_again_and_again_is_left_alone() {
     let error = bench.complete("x").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Busy, "{error:?}");
     assert!(error.message.contains("left alone"), "{}", error.message);
+    assert!(error.retry_after.is_some_and(|wait| wait > Duration::from_secs(1)), "{error:?}");
     assert!(provider.asked.try_recv().is_err(), "nothing was sent");
 }
 
@@ -562,6 +563,7 @@ async fn tokens_are_spent_and_then_there_are_none() {
         "{}",
         error.message
     );
+    assert_eq!(error.retry_after, Some(Duration::from_hours(1)), "as long as it really takes");
     assert!(provider.asked.try_recv().is_err(), "nothing was sent");
 }
 

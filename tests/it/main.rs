@@ -40,6 +40,7 @@ mod steps_support;
 mod store;
 mod store_contract;
 mod store_faults;
+mod store_mark;
 mod store_vectors;
 mod support;
 mod tasks;

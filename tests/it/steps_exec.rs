@@ -30,7 +30,7 @@ fn context(folder: &Folder, templates: &[(&str, &[&str])]) -> StepContext {
 
 async fn run(context: &StepContext, with: Value) -> Result<Value, (ErrorKind, String)> {
     let output = exec::run("exec.run", context, &with_root("root", with)).await;
-    output.map(|output| output.value).map_err(|StepError { kind, message }| (kind, message))
+    output.map(|output| output.value).map_err(|StepError { kind, message, .. }| (kind, message))
 }
 
 const PRINT: &[&str] = &["printf", "<%s>", "{word}", "{more?}"];

@@ -167,7 +167,7 @@ impl Fetch {
 async fn get(context: &StepContext, with: Value) -> Result<Value, (ErrorKind, String)> {
     let Value::Object(with) = with else { panic!("an object") };
     let output = http::run("http.get", context, &with).await;
-    output.map(|output| output.value).map_err(|StepError { kind, message }| (kind, message))
+    output.map(|output| output.value).map_err(|StepError { kind, message, .. }| (kind, message))
 }
 
 fn rules(hosts: &[&str]) -> Vec<HostRule> {

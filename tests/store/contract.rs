@@ -768,6 +768,22 @@ pub(crate) async fn every_write_that_a_scope_may_notice_changes_its_generation(s
     assert_eq!(changed(before, all().await), [false; 3], "nothing written to memory");
 }
 
+pub(crate) async fn a_session_matters_where_it_has_memories_of_its_own(store: &dyn Store) {
+    let of = |project, principal, session| scope(project, principal).with_session(session);
+    let one = of("a", "ann", "one");
+    let all = [of("a", "ann", "two"), of("b", "ann", "one"), of("a", "bob", "one"), scope("a", "ann")];
+    assert!(!store.mark(&one).await.unwrap().has_session);
+    stored(store, &one, note("for everybody"), 1).await;
+    assert!(!store.mark(&one).await.unwrap().has_session);
+    stored(store, &one, seen_by("for me", Visibility::Session), 2).await;
+    let mark = store.mark(&one).await.unwrap();
+    assert!(mark.has_session);
+    assert_eq!(mark.generation, store.generation(&one).await.unwrap());
+    for other in all {
+        assert!(!store.mark(&other).await.unwrap().has_session, "{other:?}");
+    }
+}
+
 pub(crate) async fn an_export_imported_elsewhere_is_equal(store: &dyn Store) {
     let ann = scope("a", "ann").with_session("one");
     for n in 0..7 {
@@ -1121,6 +1137,7 @@ macro_rules! contract {
             what_is_stored_has_its_vector_at_once
             similar_memories_are_told
             every_write_that_a_scope_may_notice_changes_its_generation
+            a_session_matters_where_it_has_memories_of_its_own
             an_export_imported_elsewhere_is_equal
             an_import_leaves_alone_what_is_there_and_refuses_what_is_foreign
             export_after_an_unknown_or_foreign_id_is_refused_alike

@@ -20,7 +20,8 @@ use jiff::Timestamp;
 use reqwest::Url;
 use serde_json::Value;
 
-use super::{Answer, Asker, ErrorKind, LlmReceipt, NotAnswered, Question, breaker::BreakerSettings};
+use super::{Answer, Asker, ErrorKind, LlmReceipt, NotAnswered, Question};
+use crate::resilience::BreakerSettings;
 use provider::{Provider, ProviderSettings};
 
 /// Who chooses a pattern for a query that no trigger matches.

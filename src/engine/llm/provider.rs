@@ -19,10 +19,9 @@ use super::{
     budget::{Budget, Exhausted, TokenLimits},
     key::{Key, KeySource},
 };
-use crate::engine::{
-    ErrorKind,
-    breaker::{Breaker, BreakerSettings, Permit, Refused},
-    tokens,
+use crate::{
+    engine::{ErrorKind, tokens},
+    resilience::{Breaker, BreakerSettings, Permit, Refused},
 };
 
 /// Largest answer read.

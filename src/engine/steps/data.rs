@@ -25,7 +25,11 @@ use serde_json::{Map, Value, json};
 
 use super::{StepContext, StepError, StepOutput, arguments::Arguments};
 use crate::{
-    engine::{ErrorKind, etag::canonical, run::INLINE},
+    engine::{
+        ErrorKind,
+        etag::canonical,
+        run::{INLINE, INLINE_BYTES_MAX},
+    },
     pattern::{Expression, ExpressionError, jinja},
 };
 
@@ -58,9 +62,11 @@ pub(super) async fn run(
 async fn jq(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError> {
     let filter = compiled(args.text("filter")?)?;
     let input = args.value("input").unwrap_or(&Value::Null);
-    match filter.evaluate(input, (Instant::now() + INLINE).min(ctx.deadline), ctx.bytes_max) {
-        Err(ExpressionError::Deadline) => {}
-        evaluated => return Ok(evaluated?),
+    if super::json_bytes(input) <= INLINE_BYTES_MAX {
+        match filter.evaluate(input, (Instant::now() + INLINE).min(ctx.deadline), ctx.bytes_max) {
+            Err(ExpressionError::Deadline) => {}
+            evaluated => return Ok(evaluated?),
+        }
     }
     let (input, deadline, bytes_max) = (input.clone(), ctx.deadline, ctx.bytes_max);
     super::fs::blocking(move || Ok(filter.evaluate(&input, deadline, bytes_max)?)).await

@@ -97,19 +97,26 @@ pub struct StepError {
     pub kind: ErrorKind,
     /// What happened, where, what to do. No secret, no foreign data.
     pub message: String,
+    /// When another try may help, where that is known.
+    pub retry_after: Option<Duration>,
 }
 
 impl StepError {
     /// An error.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), retry_after: None }
     }
 
     /// The error of a run that ended with step `id`.
     #[must_use]
     pub fn into_engine_error(self, id: &str) -> EngineError {
-        EngineError { kind: self.kind, message: self.message, part: Some(id.to_owned()), retry_after: None }
+        EngineError {
+            kind: self.kind,
+            message: self.message,
+            part: Some(id.to_owned()),
+            retry_after: self.retry_after,
+        }
     }
 }
 

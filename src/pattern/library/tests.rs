@@ -122,6 +122,18 @@ fn a_deprecated_pattern_comes_last_and_gives_way_to_what_replaces_it() {
     assert_eq!(ranked.last().map(String::as_str), Some("a.old"));
     let old = both.named("a.old").unwrap();
     assert_eq!(old.deprecated.as_ref().unwrap().to_string(), "deprecated since 1.0.0, use a.new: it is slow");
+    // Where only the deprecated one has the words, what replaces it is offered before all others.
+    let other = user("other.yaml", pattern("a.another", "1.0.0", "look at the sun and fetch it", ""));
+    let renamed = user("new.yaml", pattern("a.new", "1.0.0", "bring a star", ""));
+    let library = load(&[user("old.yaml", deprecated("a.new")), renamed.clone(), other]);
+    match library.route("fetch the moon", Mode::Balanced) {
+        Route::Candidates(offered) => {
+            let names: Vec<&str> = offered.iter().map(|candidate| candidate.pattern.name.as_str()).collect();
+            assert_eq!(names.first(), Some(&"a.new"), "{names:?}");
+            assert!(!names.contains(&"a.old"), "{names:?}");
+        }
+        Route::Run { pattern, .. } => panic!("{} ran, of whose triggers none matches", pattern.name),
+    }
     // Where the replacement is not there, it does its work.
     assert_eq!(run(&load(&[user("old.yaml", deprecated("a.gone"))])), "a.old");
     let itself = load(&[user("old.yaml", deprecated("a.old"))]);

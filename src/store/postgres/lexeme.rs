@@ -196,11 +196,11 @@ pub(super) fn any(queries: impl IntoIterator<Item = String>) -> Option<String> {
     (!queries.is_empty()).then(|| format!("({})", queries.join(" | ")))
 }
 
-/// `query`, or everything, among the memories of `readers` that have all of `tags` and are of `kind`.
+/// `query`, or everything, among the memories of `readers` (of anybody where none is named) that have all of `tags` and
+/// are of `kind`.
 pub(super) fn within(readers: &[String], tags: &[String], kind: Option<&str>, query: Option<&str>) -> String {
-    let readers =
-        any(readers.iter().map(|reader| format!("'{}'", reader_marker(reader)))).unwrap_or_default();
-    let mut parts = vec![readers];
+    let mut parts: Vec<String> =
+        any(readers.iter().map(|reader| format!("'{}'", reader_marker(reader)))).into_iter().collect();
     parts.extend(tags.iter().map(|tag| format!("'{}'", marker('#', tag))));
     parts.extend(kind.map(|kind| format!("'{}'", marker('=', kind))));
     parts.extend(query.map(str::to_owned));

@@ -7,6 +7,7 @@ mod fault;
 mod handle;
 mod lexeme;
 mod listen;
+mod mark;
 mod memory;
 mod open;
 mod query;
@@ -33,7 +34,7 @@ use self::{
     transaction::{Database, Nothing},
 };
 use super::{
-    Changes, EmbeddingProgress, Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter,
+    Changes, EmbeddingProgress, Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter,
     MemoryQuery, NewMemory, NewTask, Place, Remembered, Store, StoreError, StoreStats, StoredResult,
     StoredTask, TaskChange, TaskWrite, id, rules, view::View,
 };
@@ -106,7 +107,9 @@ struct Shared {
     ids: id::IdMint,
     models: vectors::Models,
     frequencies: search::Frequencies,
+    turns: search::Turns,
     listening: Arc<Listening>,
+    marks: mark::Marks,
 }
 
 /// A [`Store`] in a PostgreSQL database.
@@ -217,17 +220,11 @@ impl Store for PostgresStore {
     }
 
     async fn generation(&self, scope: &Scope) -> Result<u64, StoreError> {
-        let view = View::of(scope);
-        let mut tx = self.database().read(&view).await?;
-        let sum: Result<i64, _> = sqlx::query_scalar(
-            "SELECT coalesce(sum(value), 0)::bigint FROM tmws.generation WHERE audience IN ($1, $2, $3)",
-        )
-        .bind(&view.realm)
-        .bind(&view.personal)
-        .bind(&view.shared)
-        .fetch_one(&mut *tx)
-        .await;
-        Ok(sum.map_err(|error| self.database().told(error))? as u64)
+        Ok(self.mark(scope).await?.generation)
+    }
+
+    async fn mark(&self, scope: &Scope) -> Result<Mark, StoreError> {
+        self.shared.marks.get(self.database(), View::of(scope)).await
     }
 
     async fn changes(&self) -> Result<Option<Changes>, StoreError> {

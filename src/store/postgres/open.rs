@@ -1,6 +1,6 @@
 //! Opening a database: what server it is, its schema, the role that the second wall stands before, the pool.
 
-use std::{borrow::Cow, str::FromStr as _, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, str::FromStr as _, sync::Arc, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Row as _,
@@ -143,6 +143,7 @@ pub(super) async fn open(options: PostgresOptions) -> Result<Shared, StoreError>
             })
         })
         .connect_lazy_with(walled);
+    let turns = search::Turns::new(is_near(&owner));
     let database = Arc::new(Database { pool, place });
     let listening = Listening::new(owner.clone());
     Ok(Shared {
@@ -153,7 +154,9 @@ pub(super) async fn open(options: PostgresOptions) -> Result<Shared, StoreError>
         ids: id::IdMint::default(),
         models: vectors::Models::default(),
         frequencies: search::Frequencies::default(),
+        turns,
         listening,
+        marks: super::mark::Marks::default(),
     })
 }
 
@@ -165,6 +168,15 @@ pub(super) fn given(url: &str) -> Result<PgConnectOptions, StoreError> {
                  characters written as %XX"
                 .to_owned(),
     })
+}
+
+/// Whether the server runs on this machine.
+fn is_near(options: &PgConnectOptions) -> bool {
+    let host = options.get_host();
+    options.get_socket().is_some()
+        || host.starts_with('/')
+        || host == "localhost"
+        || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Where that is, without user and password.

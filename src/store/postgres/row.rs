@@ -46,6 +46,21 @@ macro_rules! filtered {
 
 pub(super) use {columns, filtered, live};
 
+/// The same as [`filtered`], of which only what `filter` asks for is written out: a plan that is kept for whatever values
+/// reads no column for the sake of a condition that is always true. Parameters as bound by [`bind_filter`].
+pub(super) fn wanted(filter: &MemoryFilter) -> String {
+    let parts = [
+        (!filter.tags.is_empty(), " AND m.tags @> $3"),
+        (filter.kind.is_some(), " AND m.kind = $4"),
+        (filter.importance_min.is_some(), " AND m.importance >= $5"),
+        (filter.since.is_some(), " AND m.created >= $6"),
+        (filter.until.is_some(), " AND m.created < $7"),
+        (!filter.superseded, " AND m.superseded_by IS NULL"),
+    ];
+    let asked = parts.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, part)| part);
+    std::iter::once(live!()).chain(asked).collect()
+}
+
 /// Binds $1 and $2.
 pub(super) fn bind_live<'q>(query: Bound<'q>, view: &View, now: Timestamp) -> Bound<'q> {
     query.bind(view.readers()).bind(now.as_microsecond())

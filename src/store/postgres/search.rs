@@ -15,11 +15,13 @@ use std::{
 
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     Shared,
     lexeme::{self, RANK_OF_ONE, Term, WEIGHTS},
-    row::{bind_filter, bind_live, columns, count, filtered, is_vain, live, memory},
+    open::CONNECT_MAX,
+    row::{bind_filter, bind_live, columns, count, is_vain, live, memory, wanted},
     vectors,
 };
 use crate::{
@@ -34,26 +36,36 @@ use crate::{
 
 /// Memories with a word are counted up to here.
 const COUNTED_MAX: u64 = 2_000;
-/// So many matches are all ranked, and counted exactly.
-const ALL_MAX: u64 = 1_000;
-/// Of more than those, so many are ranked, about: of the rarer words, and of frequent ones together.
-const CANDIDATES: u64 = 600;
-/// Of words that go together more often than by chance, so many are ranked.
-const TOGETHER: u64 = 2 * CANDIDATES;
+/// So many matches are all ranked, and counted exactly,
+const ALL_MAX: u64 = 400;
+/// and whatever matches in a scope that has no more memories.
+const SMALL_MAX: u64 = 1_000;
+/// Of more than those, so many are ranked of the rarest words,
+const CANDIDATES: u64 = 300;
+/// and of these and of frequent words together so many at most.
+const TOGETHER: u64 = 600;
+/// Frequent words that have so many matches are each looked for together with any that is more frequent.
+const LED_BY: u64 = 1_500;
 /// Where frequent words are all there is, the newest matches are ranked.
-const NEWEST: u64 = 1_500;
-/// Frequent words that candidates have together at most.
-const TOGETHER_MAX: usize = 3;
+const NEWEST: u64 = 600;
 /// Frequent words that are looked for together, the rarest of them.
 const FREQUENT_MAX: usize = 8;
+/// A statement has places for so many words and phrases more than it needs at most: few statements serve all searches, and
+/// each connection knows them soon.
+const WORD_PLACES: usize = 4;
+const PHRASE_PLACES: usize = 2;
+/// Pages that are looked at to know which share of a store a scope sees.
+const SAMPLED: u64 = 64;
+/// What no memory has: it fills the places that are left.
+const NO_WORD: &str = "'@'";
 /// The joins of a search are of a few rows with the index of the rows they belong to. Where a table has just grown, the
 /// planner does not know that yet.
 const PLAN: &str =
     "SET LOCAL enable_seqscan TO off; SET LOCAL enable_hashjoin TO off; SET LOCAL enable_mergejoin TO off";
-/// How long counts of a large store are held to be true.
-const COUNTS_KEPT: Duration = Duration::from_mins(1);
+/// How long counts of a large store are held to be true. How rare a word is shifts slowly there.
+const COUNTS_KEPT: Duration = Duration::from_mins(10);
 /// How many counts are remembered.
-const COUNTS_MAX: usize = 4_096;
+const COUNTS_MAX: usize = 16_384;
 
 /// Parameters of BM25.
 const K1: f64 = 1.2;
@@ -81,11 +93,48 @@ impl Frequencies {
     }
 }
 
+/// Searches at once on a server that shares the processors of this machine: more of them only take them from each other,
+/// and all are answered later.
+const AT_ONCE_A_PROCESSOR: usize = 2;
+
+/// Whose turn it is to search, in the order in which they came.
+pub(super) struct Turns(Option<Semaphore>);
+
+impl Turns {
+    /// `is_near`: the server runs on this machine.
+    pub(super) fn new(is_near: bool) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self(is_near.then(|| Semaphore::new(processors * AT_ONCE_A_PROCESSOR)))
+    }
+
+    /// Waits no longer than for a connection.
+    async fn wait(&self, shared: &Shared) -> Result<Option<SemaphorePermit<'_>>, StoreError> {
+        let Some(turns) = &self.0 else { return Ok(None) };
+        match tokio::time::timeout(CONNECT_MAX, turns.acquire()).await {
+            Ok(turn) => Ok(turn.ok()),
+            Err(_) => Err(shared.database.told(sqlx::Error::PoolTimedOut)),
+        }
+    }
+}
+
 /// Memories of a scope, and how many of them have which words.
 struct Counts {
     memories: u64,
+    /// They are so large a part of the store that to look whose a match is takes less than to have the index tell it.
+    is_most: bool,
     /// One a term; [`COUNTED_MAX`] + 1 stands for any more.
     terms: Vec<u64>,
+}
+
+/// What is remembered of readers beside queries: all their memories, and which share of the store that is, of 1,000.
+const MEMORIES: &str = "";
+const SHARE: &str = "@";
+/// From which share on they are most of the store.
+const MOST: u64 = 500;
+
+/// What a count of a query by `readers` is remembered by.
+fn counted_by(readers: &[String], query: &str) -> String {
+    format!("{} {query}", readers.join(","))
 }
 
 /// Counts what the view sees, and its memories that have each of `words`.
@@ -95,54 +144,57 @@ async fn counts(
     readers: &[String],
     words: &[Term],
 ) -> Result<Counts, sqlx::Error> {
-    let whose = readers.join(",");
-    let key = |query: &str| format!("{whose} {query}");
-    let known: Vec<Option<u64>> =
-        words.iter().map(|term| shared.frequencies.get(&key(&term.query))).collect();
-    let memories = shared.frequencies.get(&key(""));
+    let get = |query: &str| shared.frequencies.get(&counted_by(readers, query));
+    let known: Vec<Option<u64>> = words.iter().map(|term| get(&term.query)).collect();
+    let (memories, share) = (get(MEMORIES), get(SHARE));
     let unknown: Vec<&Term> =
         words.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(term, _)| term).collect();
-    let mut fresh = (0_u64, Vec::new());
-    if memories.is_none() || !unknown.is_empty() {
-        let most = COUNTED_MAX + 1;
-        let each: Vec<String> = (0..unknown.len())
-            .map(|nth| {
-                format!(
-                    ", (SELECT count(*) FROM (SELECT FROM tmws.memory_text t WHERE t.words @@ ${}::tsquery LIMIT \
-                     {most}) counted)",
-                    nth + 2
-                )
-            })
-            .collect();
-        let sql = format!(
-            "SELECT (SELECT count(*) FROM (SELECT FROM tmws.memory m WHERE m.reader = ANY ($1) LIMIT {most}) counted), \
-             (SELECT greatest(reltuples, 0)::int8 FROM pg_catalog.pg_class WHERE oid = 'tmws.memory'::regclass){}",
-            each.concat()
-        );
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(readers);
-        for term in &unknown {
-            query = query.bind(lexeme::within(readers, &[], None, Some(&term.query)));
-        }
-        let row = query.fetch_one(tx).await?;
-        let number = |at: usize| row.try_get::<i64, _>(at).map(|number| u64::try_from(number).unwrap_or(0));
-        let seen = number(0)?;
-        fresh.0 = if seen > COUNTED_MAX { number(1)?.max(seen) } else { seen };
-        for (nth, term) in unknown.iter().enumerate() {
-            fresh.1.push((key(&term.query), number(nth + 2)?));
-        }
+    if let (Some(memories), Some(share), true) = (memories, share, unknown.is_empty()) {
+        let terms = known.into_iter().flatten().collect();
+        return Ok(Counts { memories, is_most: share >= MOST, terms });
     }
-    let mut counted = fresh.1.iter().map(|(_, count)| *count);
-    let terms = known.into_iter().map(|known| known.or_else(|| counted.next()).unwrap_or(0)).collect();
-    let memories = memories.unwrap_or(fresh.0);
+    let most = COUNTED_MAX + 1;
+    let sql = format!(
+        "SELECT CASE WHEN $2 THEN (SELECT count(*) FROM \
+         (SELECT FROM tmws.memory m WHERE m.reader = ANY ($1) LIMIT {most}) counted) END, \
+         (SELECT greatest(reltuples, 0)::int8 FROM pg_catalog.pg_class WHERE oid = 'tmws.memory'::regclass), \
+         CASE WHEN $2 THEN (SELECT count(*) FILTER (WHERE t.reader = ANY ($1)) * 1000 / greatest(count(*), 1) \
+         FROM tmws.memory_text t TABLESAMPLE SYSTEM (least(100, {SAMPLED} * 100 \
+         / greatest(pg_relation_size('tmws.memory_text') / 8192.0, 1))) REPEATABLE (1)) END, \
+         ARRAY (SELECT (SELECT count(*) FROM (SELECT FROM tmws.memory_text t WHERE t.words @@ asked.query::tsquery \
+         AND t.reader = ANY ($1) LIMIT {most}) counted) \
+         FROM unnest($3::text[]) WITH ORDINALITY asked (query, nth) ORDER BY asked.nth)",
+    );
+    let is_most = share.is_some_and(|share| share >= MOST);
+    let queries: Vec<String> = unknown
+        .iter()
+        .map(|term| lexeme::within(if is_most { &[] } else { readers }, &[], None, Some(&term.query)))
+        .collect();
+    let is_unknown = memories.is_none() || share.is_none();
+    let row =
+        sqlx::query(AssertSqlSafe(sql)).bind(readers).bind(is_unknown).bind(queries).fetch_one(tx).await?;
+    let number = |number: i64| u64::try_from(number).unwrap_or(0);
+    let maybe = |at: usize| row.try_get::<Option<i64>, _>(at).map(|found| found.map(number));
+    let seen = maybe(0)?.or(memories).unwrap_or(0);
+    let all = maybe(1)?.unwrap_or(0);
+    let share = maybe(2)?.or(share).unwrap_or(0);
+    let memories =
+        memories.unwrap_or(if seen > COUNTED_MAX { (all * share / 1_000).max(seen) } else { seen });
+    let fresh: Vec<u64> = row.try_get::<Vec<i64>, _>(3)?.into_iter().map(number).collect();
     if memories > COUNTED_MAX {
-        fresh.1.push((key(""), memories));
-        shared.frequencies.put(fresh.1);
+        let terms = unknown.iter().zip(&fresh).map(|(term, count)| (term.query.as_str(), *count));
+        let of_all = [(MEMORIES, memories), (SHARE, share)].into_iter().filter(|_| is_unknown);
+        shared
+            .frequencies
+            .put(terms.chain(of_all).map(|(query, count)| (counted_by(readers, query), count)).collect());
     }
-    Ok(Counts { memories, terms })
+    let mut fresh = fresh.into_iter();
+    let terms = known.into_iter().map(|known| known.or_else(|| fresh.next()).unwrap_or(0)).collect();
+    Ok(Counts { memories, is_most: share >= MOST, terms })
 }
 
 /// Which matches are ranked.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Candidates {
     All,
     /// The newest ones.
@@ -152,49 +204,70 @@ enum Candidates {
 }
 
 impl Candidates {
-    /// From few to all of them.
+    /// From few to all of them: first the most that are about as many as may be ranked, if words went together by chance.
     fn of(words: &[Term], counts: &Counts) -> Vec<Self> {
-        let mut order: Vec<(u64, &Term)> = counts.terms.iter().copied().zip(words).collect();
+        let mut order: Vec<(u64, &str)> =
+            counts.terms.iter().copied().zip(words.iter().map(|term| term.query.as_str())).collect();
         order.retain(|(count, _)| *count > 0);
         order.sort_by_key(|(count, _)| *count);
-        if order.iter().map(|(count, _)| count).sum::<u64>() <= ALL_MAX {
+        let matches: u64 = order.iter().map(|(count, _)| count).sum();
+        if matches <= ALL_MAX || counts.memories <= SMALL_MAX {
             return vec![Self::All];
         }
-        let mut sum = 0;
-        let rare = order
-            .iter()
-            .take_while(|(count, _)| {
-                sum += count;
-                sum <= CANDIDATES
-            })
-            .count();
-        let (rare, frequent) = order.split_at(rare);
-        let rare: Vec<String> = rare.iter().map(|(_, term)| term.query.clone()).collect();
-        let frequent: Vec<&str> =
-            frequent.iter().take(FREQUENT_MAX).map(|(_, term)| term.query.as_str()).collect();
-        // First what has the rarest of them: to look through the matches of one is quicker than through those of all.
-        let mut steps: Vec<Self> = Vec::new();
-        let mut step = |frequent: Vec<String>| {
-            steps.extend(lexeme::any(rare.iter().cloned().chain(frequent)).map(Self::Some));
+        let up_to = |most: u64, order: &[(u64, &str)]| {
+            let mut sum = 0;
+            order
+                .iter()
+                .take_while(|(count, _)| {
+                    sum += count;
+                    sum <= most
+                })
+                .count()
         };
-        if let Some((rarest, others)) = frequent.split_first().filter(|(_, others)| !others.is_empty()) {
-            for size in (1..TOGETHER_MAX.min(frequent.len())).rev() {
-                step(
-                    lexeme::any(together(others, size))
-                        .map(|any| format!("{rarest} & {any}"))
-                        .into_iter()
-                        .collect(),
-                );
-            }
-            if others.len() > 1 {
-                step(together(&frequent, 2));
-            }
+        let (rare, frequent) = order.split_at(up_to(CANDIDATES, &order));
+        let frequent = &frequent[..frequent.len().min(FREQUENT_MAX)];
+        let memories = counts.memories.max(1) as f64;
+        let shares: Vec<f64> = frequent.iter().map(|(count, _)| *count as f64 / memories).collect();
+        let of_rare = rare.iter().map(|(count, _)| *count as f64 / memories).sum::<f64>();
+        let names: Vec<&str> = frequent.iter().map(|(_, term)| *term).collect();
+        let mut steps: Vec<(f64, Self)> = Vec::new();
+        let mut step = |share: f64, frequent: Vec<String>| {
+            let queries = rare.iter().map(|(_, term)| (*term).to_owned()).chain(frequent);
+            steps.extend(lexeme::any(queries).map(|query| ((of_rare + share) * memories, Self::Some(query))));
+        };
+        let with_others = |at: usize, size: usize| {
+            let any = lexeme::any(together(&names[at + 1..], size))?;
+            Some(format!("{} & {any}", names[at]))
+        };
+        if names.len() < 2 {
+            step(0.0, Vec::new());
         } else {
-            step(Vec::new());
+            if names.len() > 2 {
+                step(shares[0] * share_together(&shares[1..], 2), with_others(0, 2).into_iter().collect());
+            }
+            // Each of the less frequent ones with any that is more so: to look through the matches of few is quicker than
+            // through those of all.
+            let fewer = up_to(LED_BY, frequent).clamp(1, names.len() - 1);
+            for leaders in [1, fewer] {
+                let share = (0..leaders).map(|at| shares[at] * share_together(&shares[at + 1..], 1)).sum();
+                step(share, (0..leaders).filter_map(|at| with_others(at, 1)).collect());
+            }
         }
-        steps.extend([Self::Newest, Self::All]);
-        steps
+        steps.dedup_by(|wider, before| wider.1 == before.1);
+        let first = steps.iter().rposition(|(many, _)| *many <= TOGETHER as f64).unwrap_or(0);
+        let some = steps.into_iter().skip(first).map(|(_, step)| step);
+        some.chain([Self::Newest, Self::All]).collect()
     }
+}
+
+/// The share of memories that have `size` of the words that `shares` of them have, if those went together by chance; of
+/// rare ones, about.
+fn share_together(shares: &[f64], size: usize) -> f64 {
+    if size == 0 {
+        return 1.0;
+    }
+    let each = |(at, share): (usize, &f64)| share * share_together(&shares[at + 1..], size - 1);
+    shares.iter().enumerate().map(each).sum()
 }
 
 /// Queries for `size` of `words` together, each choice of them.
@@ -217,6 +290,8 @@ struct Asked<'s> {
     view: &'s View,
     filter: &'s MemoryFilter,
     now: Timestamp,
+    /// The transaction began with [`vectors::plan`].
+    is_planned: bool,
 }
 
 /// Memories found by words.
@@ -245,59 +320,76 @@ impl Asked<'_> {
         depth: usize,
     ) -> Result<Vec<(i64, f64)>, sqlx::Error> {
         let memories = counts.memories as f64;
-        let rarities = counts.terms.iter().map(|count| {
-            let count = (*count as f64).min(memories);
+        let rarity = |count: u64| {
+            let count = (count as f64).min(memories);
             ((memories - count + 0.5) / (count + 0.5)).ln_1p()
-        });
+        };
+        let of_kind = |is_phrase: bool, places: usize| {
+            let mut of_kind: Vec<(&str, f64)> = words
+                .iter()
+                .zip(&counts.terms)
+                .filter(|(term, _)| term.is_phrase == is_phrase)
+                .map(|(term, count)| (term.query.as_str(), rarity(*count) * (K1 + 1.0)))
+                .collect();
+            of_kind.resize(of_kind.len().next_multiple_of(places), (NO_WORD, 0.0));
+            of_kind
+        };
+        let (single, phrases) = (of_kind(false, WORD_PLACES), of_kind(true, PHRASE_PLACES));
         let (mut ranks, mut weights) = (String::new(), String::from("0"));
-        for (nth, term) in words.iter().enumerate() {
+        for nth in 0..single.len() + phrases.len() {
             let at = 11 + 2 * nth;
-            let _ = if term.is_phrase {
-                write!(ranks, ", CASE WHEN t.words @@ ${at}::tsquery THEN 1.0 ELSE 0.0 END::float8 AS r{nth}")
+            let _ = if nth < single.len() {
+                write!(ranks, ", ts_rank({WEIGHTS}, t.words, (SELECT ${at}::tsquery))::float8 AS r{nth}")
             } else {
                 write!(
                     ranks,
-                    ", ts_rank({WEIGHTS}, t.words, ${at}::tsquery)::float8 / {RANK_OF_ONE} AS r{nth}"
+                    ", CASE WHEN t.words @@ (SELECT ${at}::tsquery) THEN {RANK_OF_ONE} ELSE 0 END::float8 AS r{nth}"
                 )
             };
-            let _ = write!(
-                weights,
-                " + ${}::float8 * f.r{nth} * {} / (f.r{nth} + {K1} * ({} + {B} * f.length / a.mean))",
-                at + 1,
-                K1 + 1.0,
-                1.0 - B,
-            );
+            let _ = write!(weights, " + ${}::float8 * f.r{nth} / (f.r{nth} + f.norm)", at + 1);
         }
         let cut = match candidates {
             Candidates::All => String::new(),
             Candidates::Newest => format!(" ORDER BY t.seq DESC LIMIT {NEWEST}"),
             Candidates::Some(_) => format!(" LIMIT {TOGETHER}"),
         };
-        // In order before they are joined, so that no more are joined than are wanted.
+        // In order before they are joined, so that no more are joined than are wanted. A sub-select reads a query once, not
+        // once a row.
         let sql = format!(
             "WITH found AS MATERIALIZED (SELECT t.seq, t.length::float8 AS length{ranks} FROM tmws.memory_text t \
-             WHERE t.words @@ $9::tsquery{cut}), \
-             ranked AS (SELECT f.seq, {weights} AS weight FROM found f, \
-             (SELECT greatest(avg(length), 1)::float8 AS mean FROM found) a ORDER BY 2 DESC, 1 DESC) \
+             WHERE t.words @@ (SELECT $9::tsquery) AND t.reader = ANY ($1){cut}), \
+             normed AS (SELECT f.*, {} + {} * f.length / a.mean AS norm FROM found f, \
+             (SELECT greatest(avg(length), 1)::float8 AS mean FROM found) a OFFSET 0), \
+             ranked AS (SELECT f.seq, {weights} AS weight FROM normed f ORDER BY 2 DESC, 1 DESC) \
              SELECT r.seq, r.weight FROM ranked r JOIN tmws.memory m ON m.seq = r.seq WHERE {} \
              ORDER BY r.weight DESC, r.seq DESC LIMIT $10",
-            filtered!(),
+            RANK_OF_ONE * K1 * (1.0 - B),
+            RANK_OF_ONE * K1 * B,
+            wanted(self.filter),
         );
         let Self { view, filter, now, .. } = self;
         let within = match candidates {
-            Candidates::Some(query) => self.within(query),
-            Candidates::All | Candidates::Newest => self.within(&any_of(words)),
+            Candidates::Some(query) => self.within(query, counts.is_most),
+            Candidates::All | Candidates::Newest => self.within(&any_of(words), counts.is_most),
         };
         let mut query =
             bind_filter(sqlx::query(AssertSqlSafe(sql)), view, filter, *now).bind(within).bind(count(depth));
-        for (term, rarity) in words.iter().zip(rarities) {
-            query = query.bind(&term.query).bind(rarity);
+        for (term, rarity) in single.into_iter().chain(phrases) {
+            query = query.bind(term.to_owned()).bind(rarity);
         }
         query.fetch_all(tx).await?.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
-    fn within(&self, query: &str) -> String {
-        lexeme::within(&self.view.readers(), &self.filter.tags, self.filter.kind.as_deref(), Some(query))
+    /// `query` as the index is asked; `by_anybody`: without whose the matches are, for a statement that looks itself.
+    fn within(&self, query: &str, by_anybody: bool) -> String {
+        let readers = if by_anybody { Vec::new() } else { self.view.readers() };
+        lexeme::within(&readers, &self.filter.tags, self.filter.kind.as_deref(), Some(query))
+    }
+
+    /// Whether so many memories have one of the words. What is superseded or expired counts, too, where nothing else is
+    /// left out: to look at each would take longer than the search.
+    fn are_known_to_be(&self, most: usize, counts: &Counts) -> bool {
+        !self.is_narrow() && counts.terms.iter().any(|count| *count >= most as u64)
     }
 
     /// How many memories have any of the words, up to `most`.
@@ -308,20 +400,19 @@ impl Asked<'_> {
         counts: &Counts,
         most: usize,
     ) -> Result<usize, sqlx::Error> {
-        // What is superseded or expired counts, too, where nothing else is left out: to look at each would take longer
-        // than the search.
-        if !self.is_narrow() && counts.terms.iter().any(|count| *count >= most as u64) {
+        if self.are_known_to_be(most, counts) {
             return Ok(most);
         }
-        let within = self.within(&any_of(words));
+        let within = self.within(&any_of(words), false);
         let query = if self.is_narrow() {
-            let query = sqlx::query(concat!(
+            let sql = format!(
                 "SELECT count(*) FROM (SELECT FROM tmws.memory_text t JOIN tmws.memory m ON m.seq = t.seq \
-                 WHERE t.words @@ $9::tsquery AND ",
-                filtered!(),
-                " LIMIT $10) counted"
-            ));
-            bind_filter(query, self.view, self.filter, self.now).bind(within).bind(count(most))
+                 WHERE t.words @@ $9::tsquery AND {} LIMIT $10) counted",
+                wanted(self.filter)
+            );
+            bind_filter(sqlx::query(AssertSqlSafe(sql)), self.view, self.filter, self.now)
+                .bind(within)
+                .bind(count(most))
         } else {
             sqlx::query(
                 "SELECT count(*) FROM (SELECT FROM tmws.memory_text t WHERE t.words @@ $1::tsquery LIMIT $2) counted",
@@ -343,7 +434,8 @@ impl Asked<'_> {
         depth: usize,
     ) -> Result<Ranked, sqlx::Error> {
         for candidates in Candidates::of(words, counts) {
-            if candidates == Candidates::All {
+            // All of them are ranked as deep as they are counted, where that is not known anyway.
+            if candidates == Candidates::All && !self.are_known_to_be(depth, counts) {
                 break;
             }
             let order = self.rank(tx, words, counts, &candidates, wanted).await?;
@@ -379,8 +471,16 @@ pub(super) async fn search(
     let depth = Depth::of(by, &filter);
     // Before a connection is taken: reading a model may take a while.
     let vector = if depth.vector == 0 { None } else { meaning(shared, by, &text).await? };
-    let mut tx = shared.database.read_planned(&view, PLAN).await?;
-    let asked = Asked { by, view: &view, filter: &filter, now };
+    let _turn = shared.turns.wait(shared).await?;
+    // What is counted and remembered is large.
+    let is_large = shared.frequencies.get(&counted_by(&view.readers(), MEMORIES)).is_some();
+    let plan = if is_large {
+        format!("{PLAN}; {}", vectors::plan(depth.vector, shared.scans_iteratively))
+    } else {
+        PLAN.to_owned()
+    };
+    let mut tx = shared.database.read_planned(&view, &plan).await?;
+    let asked = Asked { by, view: &view, filter: &filter, now, is_planned: is_large };
     asked
         .search(&mut tx, shared, &text, &words, vector, depth)
         .await
@@ -442,6 +542,7 @@ impl Asked<'_> {
                     floor,
                     depth: depth.vector,
                     scans_iteratively: shared.scans_iteratively,
+                    is_planned: self.is_planned,
                 }
                 .nearest(tx, counted.memories)
                 .await?
@@ -495,38 +596,40 @@ impl Asked<'_> {
 mod tests {
     use super::*;
 
-    fn steps(counts: &[u64]) -> Vec<Candidates> {
+    fn steps(memories: u64, counts: &[u64]) -> Vec<Candidates> {
         let words: Vec<Term> =
             (0..counts.len()).map(|nth| Term { query: format!("'w{nth}'"), is_phrase: false }).collect();
-        Candidates::of(&words, &Counts { memories: 100_000, terms: counts.to_vec() })
+        Candidates::of(&words, &Counts { memories, is_most: true, terms: counts.to_vec() })
     }
 
     #[test]
     fn many_matches_are_narrowed_to_those_of_rare_words_and_of_several_frequent_ones() {
         let some = |query: &str| Candidates::Some(query.to_owned());
-        for counts in [&[0][..], &[1_000], &[300, 700], &[0, 1, 2, 3]] {
-            assert_eq!(steps(counts), [Candidates::All], "{counts:?}");
+        for counts in [&[0][..], &[400], &[100, 300], &[0, 1, 2, 3]] {
+            assert_eq!(steps(3_000, counts), [Candidates::All], "{counts:?}");
         }
-        assert_eq!(steps(&[2_001]), [Candidates::Newest, Candidates::All]);
+        assert_eq!(steps(1_000, &[900, 800]), [Candidates::All]);
+        assert_eq!(steps(3_000, &[2_001]), [Candidates::Newest, Candidates::All]);
         assert_eq!(
-            steps(&[900, 500, 2_001]),
+            steps(3_000, &[900, 200, 2_001]),
             [some("('w1' | 'w0' & ('w2'))"), Candidates::Newest, Candidates::All]
         );
-        assert_eq!(
-            steps(&[2_001, 900, 0, 2_001]),
-            [
-                some("('w1' & ('w0' & 'w3'))"),
-                some("('w1' & ('w0' | 'w3'))"),
-                some("('w1' & 'w0' | 'w1' & 'w3' | 'w0' & 'w3')"),
-                Candidates::Newest,
-                Candidates::All
-            ]
-        );
+        let of_three = [
+            some("('w1' & ('w0' & 'w3'))"),
+            some("('w1' & ('w0' | 'w3'))"),
+            some("('w1' & ('w0' | 'w3') | 'w0' & ('w3'))"),
+            Candidates::Newest,
+            Candidates::All,
+        ];
+        // So many of few have two of the words that one with all three is looked for first.
+        assert_eq!(steps(3_000, &[2_001, 500, 0, 2_001]), [&of_three[..2], &of_three[3..]].concat());
+        assert_eq!(steps(3_000, &[900, 500, 0, 2_001]), of_three[1..]);
+        assert_eq!(steps(100_000, &[900, 500, 0, 2_001]), of_three[2..]);
     }
 
     #[test]
     fn a_long_text_makes_no_long_query() {
-        let Candidates::Some(query) = &steps(&[2_001; 200])[0] else { panic!("several together") };
+        let Candidates::Some(query) = &steps(3_000, &[2_001; 200])[0] else { panic!("several together") };
         assert_eq!(query.matches('|').count(), 20);
     }
 }

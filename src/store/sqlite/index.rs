@@ -17,9 +17,12 @@ const CHUNK_VECTORS: usize = 1_024;
 /// Bytes of a vector beside its numbers and their signs.
 const VECTOR_BYTES: usize = 12;
 /// From so many vectors on, only those are compared whose signs differ least from those of what is looked for.
-const SCREENED_VECTORS: usize = 32_768;
-/// One of so many is compared then.
-const SCREENED_SHARE: usize = 10;
+const SCREENED_VECTORS: usize = 8_192;
+/// One of so many is compared then, and so many at least.
+const SCREENED_SHARE: usize = 16;
+const SCREENED_LEAST: usize = 4_000;
+/// One of so many says how many signs that is.
+const SAMPLED: usize = 8;
 /// Most by which a similarity of bytes differs from the exact one, for vectors of length 1: four times what was
 /// measured on the table in the binary.
 pub(super) const ERROR_MAX: f32 = 0.02;
@@ -258,48 +261,54 @@ impl Scanned {
     /// All whose similarity to `query` is at least `floor`, but for the error of the bytes. Of many vectors, only a share
     /// that is likely to have the nearest is looked at, unless `is_thorough`.
     pub(super) fn near(&self, query: &Small, floor: f32, is_thorough: bool) -> Ranked {
-        let mut all = Vec::new();
         if self.dimension == 0 || query.numbers.len() != self.dimension || query.scale == 0.0 {
-            return Ranked::new(all);
+            return Ranked::new(Vec::new());
         }
-        let screen = (!is_thorough && self.vectors >= SCREENED_VECTORS).then(|| self.screen(query));
-        let mut differing = screen.iter().flat_map(|(differing, _)| differing);
-        let most = screen.as_ref().map(|(_, most)| *most);
-        for chunk in &self.chunks {
-            let vectors = chunk.numbers.chunks_exact(self.dimension);
-            for ((&seq, &scale), numbers) in chunk.seqs.iter().zip(&chunk.scales).zip(vectors) {
-                if most.is_some_and(|most| differing.next().is_some_and(|differing| *differing > most)) {
-                    continue;
-                }
-                let product = i8::dot(numbers, &query.numbers).unwrap_or(0.0) as f32;
-                let weight = product * scale * query.scale;
-                if weight >= floor - ERROR_MAX && seq != 0 {
-                    all.push((weight, seq));
-                }
-            }
-        }
-        Ranked { is_all: screen.is_none(), ..Ranked::new(all) }
+        let screened = (!is_thorough && self.vectors >= SCREENED_VECTORS).then(|| self.screened(query));
+        let is_all = screened.is_none();
+        // Compared first and chosen then: a processor that need not guess what is chosen has several vectors on their way.
+        let mut all: Vec<(f32, i64)> = Vec::new();
+        let places = screened.unwrap_or_else(|| self.places().collect());
+        all.extend(places.into_iter().map(|(nth, at)| {
+            let (chunk, at) = (&self.chunks[nth as usize], at as usize);
+            let numbers = &chunk.numbers[at * self.dimension..(at + 1) * self.dimension];
+            let product = i8::dot(numbers, &query.numbers).unwrap_or(0.0) as f32;
+            (product * chunk.scales[at] * query.scale, chunk.seqs[at])
+        }));
+        all.retain(|(weight, seq)| *weight >= floor - ERROR_MAX && *seq != 0);
+        Ranked { is_all, ..Ranked::new(all) }
     }
 
-    /// In how many signs each vector differs from `query`, and in how many at most those that are to be compared.
-    fn screen(&self, query: &Small) -> (Vec<u16>, u16) {
+    /// Where all vectors are: the chunk, and the place in it.
+    fn places(&self) -> impl Iterator<Item = (u32, u32)> {
+        let chunks = self.chunks.iter().enumerate();
+        chunks.flat_map(|(nth, chunk)| (0..chunk.seqs.len()).map(move |at| (nth as u32, at as u32)))
+    }
+
+    /// Where those vectors are that differ from `query` in the fewest signs.
+    fn screened(&self, query: &Small) -> Vec<(u32, u32)> {
         let signs: Vec<u8> = query.signs().collect();
-        let mut differing = Vec::with_capacity(self.vectors);
-        let mut counts = vec![0_usize; self.dimension + 1];
+        let mut differing: Vec<u16> = Vec::with_capacity(self.vectors);
         for chunk in &self.chunks {
-            for vector in chunk.signs.chunks_exact(signs.len()) {
-                let count = (u8::hamming(vector, &signs).unwrap_or(0.0) as usize).min(self.dimension);
-                counts[count] += 1;
-                differing.push(u16::try_from(count).unwrap_or(u16::MAX));
-            }
+            let vectors = chunk.signs.chunks_exact(signs.len());
+            differing.extend(vectors.map(|vector| u8::hamming(vector, &signs).unwrap_or(f64::MAX) as u16));
         }
-        let mut left = self.vectors / SCREENED_SHARE;
-        let enough = |count: &usize| {
-            left = left.saturating_sub(*count);
-            left == 0
-        };
-        let most = counts.iter().position(enough).unwrap_or(self.dimension);
-        (differing, u16::try_from(most).unwrap_or(u16::MAX))
+        // How many signs that is, to the nearest one in some thousands of them.
+        let wanted = (self.vectors / SCREENED_SHARE).max(SCREENED_LEAST);
+        let mut sample: Vec<u16> = differing.iter().copied().step_by(SAMPLED).collect();
+        let nth = (wanted / SAMPLED).min(sample.len().saturating_sub(1));
+        let most = if sample.is_empty() { u16::MAX } else { *sample.select_nth_unstable(nth).1 };
+        let mut places = Vec::with_capacity(wanted * 2);
+        let mut from = 0;
+        for (nth, chunk) in self.chunks.iter().enumerate() {
+            let upto = from + chunk.seqs.len();
+            let of_chunk = differing[from..upto].iter().enumerate();
+            places.extend(
+                of_chunk.filter(|(_, differing)| **differing <= most).map(|(at, _)| (nth as u32, at as u32)),
+            );
+            from = upto;
+        }
+        places
     }
 }
 

@@ -7,6 +7,7 @@ mod backup;
 mod fault;
 mod handle;
 mod index;
+mod mark;
 mod memory;
 mod migration;
 mod open;
@@ -41,7 +42,7 @@ use self::{
     writer::Writer,
 };
 use super::{
-    EmbeddingProgress, Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery,
+    EmbeddingProgress, Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter, MemoryQuery,
     NewMemory, NewTask, Remembered, Store, StoreError, StoreStats, StoredResult, StoredTask, TaskChange,
     TaskWrite, id, reembed::Reembedding, rules,
 };
@@ -98,6 +99,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     writer: Writer,
     ids: id::IdMint,
+    marks: mark::Marks,
     vectors: Arc<Table>,
     reembedding: Reembedding,
 }
@@ -121,11 +123,12 @@ impl SqliteStore {
             .test_before_acquire(false)
             .connect_lazy_with(open::connect_options(&options).pragma("query_only", "ON"));
         let shared = Arc::new(Shared { options, lost: AtomicBool::new(false) });
+        let marks = mark::Marks::new(&shared.options.path);
         let writer = Writer::start(Arc::clone(&shared), connection, identity);
         let vectors = Arc::new(Table::new(Arc::clone(&shared), readers.clone(), writer.clone()));
         let table: Weak<Table> = Arc::downgrade(&vectors);
         let reembedding = Reembedding::start(table, Arc::clone(&shared.options.embeddings));
-        Ok(Self { shared, readers, writer, ids: id::IdMint::default(), vectors, reembedding })
+        Ok(Self { shared, readers, writer, ids: id::IdMint::default(), marks, vectors, reembedding })
     }
 
     /// The vectors of `texts`, where that takes next to no time; who embeds in the background sees to them otherwise.
@@ -273,7 +276,11 @@ impl Store for SqliteStore {
     }
 
     async fn generation(&self, scope: &Scope) -> Result<u64, StoreError> {
-        query::generation(&self.readers, &View::of(scope)).await.map_err(|error| self.told(error))
+        Ok(self.mark(scope).await?.generation)
+    }
+
+    async fn mark(&self, scope: &Scope) -> Result<Mark, StoreError> {
+        self.marks.get(&self.readers, scope).await.map_err(|error| self.told(error))
     }
 
     async fn open_session(&self, scope: &Scope, now: Timestamp) -> Result<String, StoreError> {

@@ -1,5 +1,7 @@
 //! Reads: each is one statement, and so sees one state of the store.
 
+use std::collections::{BTreeSet, HashMap};
+
 use jiff::Timestamp;
 use sqlx::{Row as _, SqlitePool};
 
@@ -7,9 +9,11 @@ use super::view::{Bound, View, columns, live, memory, tags_text, visible};
 use crate::store::{Hit, Hits, Memory, MemoryFilter, Order, StoreStats, terms};
 
 /// Most tags that statistics name.
-const TAGS_TOLD_MAX: i64 = 20;
+const TAGS_TOLD_MAX: usize = 20;
 /// Latest candidates that are compared with a new memory.
 const SIMILAR_CANDIDATES: i64 = 20;
+/// Latest memories with its words of which those are taken, whosever they are.
+const SIMILAR_LOOKED: i64 = 64;
 /// Most similar memories told.
 const SIMILAR_MAX: usize = 3;
 /// From how much likeness on a memory is told as similar.
@@ -112,25 +116,44 @@ pub(super) async fn similar(
     now: Timestamp,
 ) -> Result<Vec<String>, sqlx::Error> {
     let Some(terms) = terms::fts_similar_query(&memory.content) else { return Ok(Vec::new()) };
-    let query = sqlx::query(concat!(
-        "SELECT m.id, m.content FROM memory_fts CROSS JOIN memory m ON m.seq = memory_fts.rowid \
-         WHERE memory_fts MATCH ?9 AND m.id <> ?8 AND m.superseded_by IS NULL AND ",
-        live!(),
-        " ORDER BY memory_fts.rowid DESC LIMIT ?10"
-    ));
-    let rows = view
-        .bind(query, now)
-        .bind(&memory.id)
-        .bind(within(view, &terms))
-        .bind(SIMILAR_CANDIDATES)
-        .fetch_all(pool)
-        .await?;
     let words = terms::word_set(&memory.content);
     let mut similar = Vec::new();
-    for row in rows {
-        let likeness = terms::likeness(&words, &terms::word_set(row.try_get(1)?));
-        if likeness >= SIMILAR_LIKENESS_MIN {
-            similar.push((likeness, row.try_get::<String, _>(0)?));
+    // Whose the latest are with these words is asked of the few of them. The index knows it, too, but only at many times the
+    // cost: it is asked where those few are mostly of others.
+    let anybody = format!("{{content tags words}} : ({terms})");
+    for (matching, most) in [(anybody, SIMILAR_LOOKED), (within(view, &terms), i64::MAX)] {
+        let query = sqlx::query(concat!(
+            "WITH latest AS MATERIALIZED \
+             (SELECT rowid AS seq FROM memory_fts WHERE memory_fts MATCH ?9 ORDER BY rowid DESC LIMIT ?11) \
+             SELECT counted.latest, found.id, found.content FROM (SELECT count(*) AS latest FROM latest) counted \
+             LEFT JOIN (SELECT m.seq, m.id, m.content FROM latest CROSS JOIN memory m ON m.seq = latest.seq \
+             WHERE m.id <> ?8 AND m.superseded_by IS NULL AND ",
+            live!(),
+            " ORDER BY latest.seq DESC LIMIT ?10) found ORDER BY found.seq DESC"
+        ));
+        let rows = view
+            .bind(query, now)
+            .bind(&memory.id)
+            .bind(matching)
+            .bind(SIMILAR_CANDIDATES)
+            .bind(most)
+            .fetch_all(pool)
+            .await?;
+        let (mut latest, mut found) = (0, 0);
+        similar.clear();
+        for row in rows {
+            latest = row.try_get::<i64, _>(0)?;
+            let (Some(id), Some(content)) = (row.try_get(1)?, row.try_get::<Option<&str>, _>(2)?) else {
+                continue;
+            };
+            found += 1;
+            let likeness = terms::likeness(&words, &terms::word_set(content));
+            if likeness >= SIMILAR_LIKENESS_MIN {
+                similar.push((likeness, id));
+            }
+        }
+        if latest < most || found == SIMILAR_CANDIDATES {
+            break;
         }
     }
     similar.sort_by(|one, other| other.0.total_cmp(&one.0));
@@ -156,29 +179,47 @@ pub(super) async fn get(
 }
 
 /// Counts of what the view sees.
+///
+/// The tags come as one text a kind, from the rows that are read anyway: `memory_tag` would be asked once a memory, and
+/// its answers sorted. Of equal lists of tags one is read.
 pub(super) async fn stats(pool: &SqlitePool, view: &View, now: Timestamp) -> Result<StoreStats, sqlx::Error> {
     let query = sqlx::query(concat!(
-        "WITH seen AS MATERIALIZED (SELECT m.seq, m.kind, m.superseded_by FROM memory m WHERE ",
+        "SELECT m.kind, count(*) FILTER (WHERE m.superseded_by IS NULL), \
+         count(*) FILTER (WHERE m.superseded_by IS NOT NULL), \
+         group_concat(m.tags, char(10)) FILTER (WHERE m.superseded_by IS NULL AND m.tags <> '[]') \
+         FROM memory m WHERE ",
         live!(),
-        "), live AS (SELECT seq, kind FROM seen WHERE superseded_by IS NULL) \
-         SELECT 0, '', count(*) FROM live \
-         UNION ALL SELECT 1, '', count(*) FROM seen WHERE superseded_by IS NOT NULL \
-         UNION ALL SELECT * FROM (SELECT 2, t.tag, count(*) AS many FROM live JOIN memory_tag t ON t.seq = live.seq \
-         GROUP BY t.tag ORDER BY many DESC, t.tag LIMIT ?8) \
-         UNION ALL SELECT * FROM (SELECT 3, kind, count(*) AS many FROM live GROUP BY kind ORDER BY many DESC, kind)"
+        " GROUP BY m.kind"
     ));
-    let rows = view.bind(query, now).bind(TAGS_TOLD_MAX).fetch_all(pool).await?;
+    let rows = view.bind(query, now).fetch_all(pool).await?;
     let mut stats = StoreStats::default();
-    for row in rows {
-        let count = u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or(0);
-        let name: String = row.try_get(1)?;
-        match row.try_get::<i64, _>(0)? {
-            0 => stats.memories = count,
-            1 => stats.superseded = count,
-            2 => stats.tags.push((name, count)),
-            _ => stats.kinds.push((name, count)),
+    let mut lists: HashMap<&str, u64> = HashMap::new();
+    for row in &rows {
+        let count = |column| row.try_get(column).map(|count: i64| u64::try_from(count).unwrap_or(0));
+        let (live, superseded): (u64, u64) = (count(1)?, count(2)?);
+        stats.memories += live;
+        stats.superseded += superseded;
+        if live > 0 {
+            stats.kinds.push((row.try_get(0)?, live));
+        }
+        // JSON has no line break of its own, and tags no control characters.
+        for list in row.try_get::<Option<&str>, _>(3)?.into_iter().flat_map(str::lines) {
+            *lists.entry(list).or_default() += 1;
         }
     }
+    let mut tags: HashMap<String, u64> = HashMap::new();
+    for (list, count) in lists {
+        // A list that no TMWS wrote is `doctor`'s to find; the others still count.
+        let Ok(list) = serde_json::from_str::<BTreeSet<String>>(list) else { continue };
+        for tag in list {
+            *tags.entry(tag).or_default() += count;
+        }
+    }
+    stats.tags = tags.into_iter().collect();
+    for counts in [&mut stats.tags, &mut stats.kinds] {
+        counts.sort_unstable_by(|(one, n), (other, m)| m.cmp(n).then_with(|| one.cmp(other)));
+    }
+    stats.tags.truncate(TAGS_TOLD_MAX);
     Ok(stats)
 }
 
@@ -238,16 +279,4 @@ pub(super) async fn recalled_before(
     ));
     let query = view.bind(query, now).bind(tags_text(ids)?).bind(since.as_microsecond());
     query.fetch_all(pool).await?.iter().map(|row| row.try_get(0)).collect()
-}
-
-/// Writes that the view may have seen anything of.
-pub(super) async fn generation(pool: &SqlitePool, view: &View) -> Result<u64, sqlx::Error> {
-    let value: i64 =
-        sqlx::query_scalar("SELECT coalesce(sum(value), 0) FROM generation WHERE audience IN (?1, ?2, ?3)")
-            .bind(&view.realm)
-            .bind(&view.personal)
-            .bind(&view.shared)
-            .fetch_one(pool)
-            .await?;
-    Ok(u64::try_from(value).unwrap_or(0))
 }

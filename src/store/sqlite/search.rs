@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
 use super::{
     fault::Fault,
-    index::{Ranked, Scanned, Small},
+    index::{ERROR_MAX, Ranked, Scanned, Small},
     query::{bind_filter, filtered, within},
     vector::{Model, Table},
     view::{View, columns, memory},
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Matches by words in the whole file up to which BM25 is computed of each.
-const EXACT_MATCHES: i64 = 300;
+const EXACT_MATCHES: usize = 300;
 /// Memories with common words that are compared at most, the latest with each word.
 const COMPARED: usize = 8_000;
 /// The same of one word at least.
@@ -39,10 +39,16 @@ const OTHERS_SHARE: usize = 4;
 /// What BM25 takes a repeated word for, and how far it levels lengths; as in FTS5.
 const BM25_K1: f64 = 1.2;
 const BM25_B: f64 = 0.75;
-/// Candidates by meaning beyond the wanted ones that are compared exactly.
-const RERANKED: usize = 40;
+/// Candidates by meaning beyond those of the page that are compared exactly.
+const RERANKED: usize = 14;
+/// In a store of so many vectors all candidates are.
+const RERANKED_ALL: usize = 4_096;
+/// Candidates by meaning that are asked about beyond the wanted ones, of which some may not be seen.
+const SPARE: usize = 8;
 /// Vectors that are looked through without another thread: less than a millisecond.
-const INLINE_VECTORS: usize = 16_384;
+const INLINE_VECTORS: usize = 131_072;
+/// The same where all of them are compared.
+const INLINE_COMPARED: usize = 16_384;
 
 /// A memory found by words.
 #[derive(Clone, Copy, Debug)]
@@ -65,21 +71,31 @@ pub(super) async fn search(
     let depth = Depth::of(query.by, &query.filter);
     let vectors = if query.by == Retrieval::Lexical { None } else { embedded(table, query).await? };
     let asked = Asked { view, filter: &query.filter, now };
+    let _turn = table.turn().await?;
     let mut tx = table.readers.begin().await?;
+    let mut passes = Passes::new(asked);
+    let mut looked = match vectors {
+        None => None,
+        Some(vectors) => Looked::at(&mut tx, asked, table, vectors).await?,
+    };
+    if let Some(looked) = &mut looked {
+        passes.want(looked.candidates.next(0, depth.vector.saturating_add(SPARE)));
+    }
     let lexical = match depth.lexical {
         0 => Vec::new(),
-        _ => by_words(&mut tx, asked, &query.text, depth).await?,
+        _ => by_words(&mut tx, &mut passes, &query.text, depth).await?,
     };
-    let near = match vectors {
+    let near = match looked {
         None => Vec::new(),
-        Some(vectors) => by_meaning(&mut tx, asked, table, vectors, depth.vector).await?,
+        Some(looked) => looked.by_meaning(&mut tx, &mut passes, table, depth.vector).await?,
     };
     let order: Vec<(i64, f64)> = lexical.iter().map(|found| (found.seq, found.weight)).collect();
     let near = if query.by == Retrieval::Hybrid { fuse::comparable(&near) } else { &near };
     let mut fused = fuse::fuse(&order, near, table.shared.options.embeddings.trust());
     let wanted: Vec<i64> = fuse::read_for(&fused, &query.filter).iter().map(|fused| fused.seq).collect();
     let mut memories = read(&mut tx, &wanted).await?;
-    tx.commit().await?;
+    // It changed nothing: nobody waits for its end.
+    drop(tx);
     let words = terms::telling_words(&query.text);
     let held = |memory: &Memory| terms::coverage(&words, &memory.content, &memory.tags);
     fuse::weigh(&mut fused, |seq| memories.get(&seq).map_or(0.0, held));
@@ -125,6 +141,46 @@ struct Asked<'a> {
     now: Timestamp,
 }
 
+/// What is known of who may be seen: no memory is asked about twice.
+struct Passes<'a> {
+    asked: Asked<'a>,
+    /// Of those asked about, the bytes of the content; `None` of one that may not be seen or does not pass the filter.
+    known: HashMap<i64, Option<f64>>,
+    /// To be asked about with the next ones.
+    open: HashSet<i64>,
+}
+
+impl<'a> Passes<'a> {
+    fn new(asked: Asked<'a>) -> Self {
+        Self { asked, known: HashMap::new(), open: HashSet::new() }
+    }
+
+    /// Has the next question be about these, too.
+    fn want(&mut self, candidates: &[(f32, i64)]) {
+        let unknown = candidates.iter().map(|(_, seq)| *seq).filter(|seq| !self.known.contains_key(seq));
+        self.open.extend(unknown);
+    }
+
+    /// Asks about those of `candidates` that are not known.
+    async fn ask(&mut self, tx: &mut SqliteConnection, candidates: &[(f32, i64)]) -> Result<(), sqlx::Error> {
+        if candidates.iter().all(|(_, seq)| self.known.contains_key(seq)) {
+            return Ok(());
+        }
+        self.want(candidates);
+        let mut seqs: Vec<i64> = self.open.drain().collect();
+        // Neighbours in the file one after the other.
+        seqs.sort_unstable();
+        let allowed = self.asked.allowed(tx, &seqs).await?;
+        self.known.extend(seqs.into_iter().map(|seq| (seq, allowed.get(&seq).copied())));
+        Ok(())
+    }
+
+    /// The bytes of the content of one that was asked about, where it passes.
+    fn bytes(&self, seq: i64) -> Option<f64> {
+        self.known.get(&seq).copied().flatten()
+    }
+}
+
 impl Asked<'_> {
     /// Those of `seqs` that may be seen and pass the filter, with the bytes of their contents.
     async fn allowed(
@@ -143,11 +199,7 @@ impl Asked<'_> {
         ));
         let query = bind_filter(self.view.bind(query, self.now), self.filter)?.bind(listed(seqs));
         let packed: Option<String> = query.fetch_one(tx).await?.try_get(0)?;
-        let pair = |pair: &str| {
-            let (seq, bytes) = pair.split_once(' ')?;
-            Some((seq.parse().ok()?, bytes.parse().ok()?))
-        };
-        Ok(packed.unwrap_or_default().split(',').filter_map(pair).collect())
+        Ok(pairs(&packed.unwrap_or_default()).collect())
     }
 }
 
@@ -160,12 +212,12 @@ fn listed(seqs: &[i64]) -> String {
 /// Memories with any of the words of `text`, best first; where there are none, any with a word that begins like one.
 async fn by_words(
     tx: &mut SqliteConnection,
-    asked: Asked<'_>,
+    passes: &mut Passes<'_>,
     text: &str,
     depth: Depth,
 ) -> Result<Vec<Match>, sqlx::Error> {
     for terms in [terms::fts_terms(text), terms::fts_prefix_terms(text)] {
-        let found = with_terms(tx, asked, &terms, depth).await?;
+        let found = with_terms(tx, passes, &terms, depth).await?;
         if !found.is_empty() {
             return Ok(found);
         }
@@ -175,34 +227,30 @@ async fn by_words(
 
 async fn with_terms(
     tx: &mut SqliteConnection,
-    asked: Asked<'_>,
+    passes: &mut Passes<'_>,
     terms: &[String],
     depth: Depth,
 ) -> Result<Vec<Match>, sqlx::Error> {
     if terms.is_empty() {
         return Ok(Vec::new());
     }
-    let any = format!("{{content tags words}} : ({})", terms.join(" OR "));
-    let limit = EXACT_MATCHES + 1;
-    let matches: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM (SELECT 1 FROM memory_fts WHERE memory_fts MATCH ?1 LIMIT ?2)",
-    )
-    .bind(&any)
-    .bind(limit)
-    .fetch_one(&mut *tx)
-    .await?;
-    if matches == 0 {
-        return Ok(Vec::new());
-    }
-    if matches < limit {
+    let asked = passes.asked;
+    let latest = Latest::of(tx, asked, terms, Whose::Any).await?;
+    if latest.is_all && latest.candidates.len() <= EXACT_MATCHES {
+        if latest.candidates.len() == 0 {
+            return Ok(Vec::new());
+        }
+        let any = format!("{{content tags words}} : ({})", terms.join(" OR "));
         return exact(tx, asked, any, depth.lexical).await;
     }
     // Who may see a memory is asked of the few that are read. The index knows it, too, at ten times the cost: only where
     // many of the memories with these words are of others.
-    let any_audience = compared(tx, asked, terms, depth, Whose::Any).await?;
-    let (found, is_all) = match any_audience {
-        Some(compared) => compared,
-        None => compared(tx, asked, terms, depth, Whose::Own).await?.unwrap_or_default(),
+    let any_audience = compared(tx, passes, latest, depth, Whose::Any).await?;
+    let (found, is_all) = if let Some(compared) = any_audience {
+        compared
+    } else {
+        let latest = Latest::of(tx, asked, terms, Whose::Own).await?;
+        compared(tx, passes, latest, depth, Whose::Own).await?.unwrap_or_default()
     };
     let wanted = asked.filter.offset.saturating_add(asked.filter.limit);
     if is_all || found.len() >= wanted {
@@ -219,19 +267,29 @@ async fn exact(
     matching: String,
     depth: usize,
 ) -> Result<Vec<Match>, sqlx::Error> {
-    // CROSS JOIN keeps the order: every match is looked up, never every memory matched.
+    // CROSS JOIN keeps the order: every match is looked up, never every memory matched. One row for all: each that comes
+    // alone wakes who waits for it.
     let query = sqlx::query(concat!(
-        "SELECT m.seq, bm25(memory_fts, 1.0, 2.0, 0.5, 0.0) AS weight \
+        "SELECT group_concat(seq || ' ' || weight) FROM \
+         (SELECT m.seq, bm25(memory_fts, 1.0, 2.0, 0.5, 0.0) AS weight \
          FROM memory_fts CROSS JOIN memory m ON m.seq = memory_fts.rowid WHERE memory_fts MATCH ?14 AND ",
         filtered!(),
-        " ORDER BY weight, m.seq DESC LIMIT ?15"
+        " ORDER BY weight, m.seq DESC LIMIT ?15)"
     ));
     let query = bind_filter(asked.view.bind(query, asked.now), asked.filter)?
         .bind(matching)
         .bind(i64::try_from(depth).unwrap_or(i64::MAX));
-    let rows = query.fetch_all(tx).await?;
+    let packed: Option<String> = query.fetch_one(tx).await?.try_get(0)?;
     // BM25 comes negative, the best one least.
-    rows.iter().map(|row| Ok(Match { seq: row.try_get(0)?, weight: -row.try_get::<f64, _>(1)? })).collect()
+    Ok(pairs(&packed.unwrap_or_default()).map(|(seq, weight)| Match { seq, weight: -weight }).collect())
+}
+
+/// Numbers of memories, each with something that is known of it.
+fn pairs(packed: &str) -> impl Iterator<Item = (i64, f64)> {
+    packed.split(',').filter_map(|pair| {
+        let (seq, number) = pair.split_once(' ')?;
+        Some((seq.parse().ok()?, number.parse().ok()?))
+    })
 }
 
 /// Among whose memories the latest with a word are looked for.
@@ -241,63 +299,84 @@ enum Whose {
     Own,
 }
 
+/// The latest memories with each of some words.
+struct Latest {
+    /// How much its words say of each.
+    candidates: Ranked,
+    /// Whether there were no more.
+    is_all: bool,
+}
+
+impl Latest {
+    async fn of(
+        tx: &mut SqliteConnection,
+        asked: Asked<'_>,
+        terms: &[String],
+        whose: Whose,
+    ) -> Result<Self, sqlx::Error> {
+        let most = (COMPARED / terms.len()).max(COMPARED_OF_WORD);
+        // One statement for all of them: each costs as much for being asked as for its answer.
+        let mut sql = String::from("SELECT 0 AS nth, CAST(coalesce(max(seq), 0) AS TEXT) FROM memory");
+        for nth in 1..=terms.len() {
+            let _ = write!(
+                sql,
+                " UNION ALL SELECT {nth}, (SELECT group_concat(rowid) FROM (SELECT rowid FROM memory_fts \
+                 WHERE memory_fts MATCH ?{} ORDER BY rowid DESC LIMIT ?1))",
+                nth + 1
+            );
+        }
+        sql.push_str(" ORDER BY nth");
+        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(i64::try_from(most).unwrap_or(i64::MAX));
+        for term in terms {
+            query = query.bind(match whose {
+                Whose::Any => format!("{{content tags words}} : ({term})"),
+                Whose::Own => within(asked.view, term),
+            });
+        }
+        let rows = query.fetch_all(&mut *tx).await?;
+        let lists = rows
+            .iter()
+            .map(|row| Ok(row.try_get::<Option<String>, _>(1)?.unwrap_or_default()))
+            .collect::<Result<Vec<_>, sqlx::Error>>()?;
+        let (newest, lists) = lists
+            .split_first()
+            .map_or((0, &[][..]), |(newest, lists)| (newest.parse::<i64>().unwrap_or(0), lists));
+        let mut is_all = true;
+        let mut weights: Vec<(i64, f32)> = Vec::new();
+        for list in lists {
+            let seqs: Vec<i64> = list.split(',').filter_map(|seq| seq.parse().ok()).collect();
+            // Of a word with more than were read it is taken that the others have it as often.
+            let read_from = if seqs.len() == most { seqs.iter().copied().min().unwrap_or(0) } else { 0 };
+            is_all &= seqs.len() < most;
+            let rarity = rarity(seqs.len(), newest - read_from, newest);
+            weights.extend(seqs.into_iter().map(|seq| (seq, rarity)));
+        }
+        weights.sort_by_key(|(seq, _)| *seq);
+        let mut candidates: Vec<(f32, i64)> = Vec::with_capacity(weights.len());
+        for (seq, weight) in weights {
+            match candidates.last_mut() {
+                Some((sum, last)) if *last == seq => *sum += weight,
+                _ => candidates.push((weight, seq)),
+            }
+        }
+        Ok(Self { candidates: Ranked::new(candidates), is_all })
+    }
+}
+
 /// The same where words are common: the latest memories with each word, by BM25 without counting how often a memory has
 /// a word. Whether there were no more to compare. `None` where too many of them may not be seen.
 async fn compared(
     tx: &mut SqliteConnection,
-    asked: Asked<'_>,
-    terms: &[String],
+    passes: &mut Passes<'_>,
+    latest: Latest,
     depth: Depth,
     whose: Whose,
 ) -> Result<Option<(Vec<Match>, bool)>, sqlx::Error> {
-    let most = (COMPARED / terms.len()).max(COMPARED_OF_WORD);
-    // One statement for all of them: each costs as much for being asked as for its answer.
-    let mut sql = String::from("SELECT 0 AS nth, CAST(coalesce(max(seq), 0) AS TEXT) FROM memory");
-    for nth in 1..=terms.len() {
-        let _ = write!(
-            sql,
-            " UNION ALL SELECT {nth}, (SELECT group_concat(rowid) FROM (SELECT rowid FROM memory_fts \
-             WHERE memory_fts MATCH ?{} ORDER BY rowid DESC LIMIT ?1))",
-            nth + 1
-        );
-    }
-    sql.push_str(" ORDER BY nth");
-    let mut query = sqlx::query(AssertSqlSafe(sql)).bind(i64::try_from(most).unwrap_or(i64::MAX));
-    for term in terms {
-        query = query.bind(match whose {
-            Whose::Any => format!("{{content tags words}} : ({term})"),
-            Whose::Own => within(asked.view, term),
-        });
-    }
-    let rows = query.fetch_all(&mut *tx).await?;
-    let lists = rows
-        .iter()
-        .map(|row| Ok(row.try_get::<Option<String>, _>(1)?.unwrap_or_default()))
-        .collect::<Result<Vec<_>, sqlx::Error>>()?;
-    let (newest, lists) = lists
-        .split_first()
-        .map_or((0, &[][..]), |(newest, lists)| (newest.parse::<i64>().unwrap_or(0), lists));
-    let mut is_all = true;
-    let mut weights: Vec<(i64, f32)> = Vec::new();
-    for list in lists {
-        let seqs: Vec<i64> = list.split(',').filter_map(|seq| seq.parse().ok()).collect();
-        // Of a word with more than were read it is taken that the others have it as often.
-        let read_from = if seqs.len() == most { seqs.iter().copied().min().unwrap_or(0) } else { 0 };
-        is_all &= seqs.len() < most;
-        let rarity = rarity(seqs.len(), newest - read_from, newest);
-        weights.extend(seqs.into_iter().map(|seq| (seq, rarity)));
-    }
-    weights.sort_by_key(|(seq, _)| *seq);
-    let mut candidates: Vec<(f32, i64)> = Vec::with_capacity(weights.len());
-    for (seq, weight) in weights {
-        match candidates.last_mut() {
-            Some((sum, last)) if *last == seq => *sum += weight,
-            _ => candidates.push((weight, seq)),
-        }
-    }
-    let mut candidates = Ranked::new(candidates);
+    let Latest { mut candidates, is_all } = latest;
+    // As many as are looked at as a rule: one question for all of them.
+    passes.want(candidates.next(0, first_step(depth.lexical)));
     let looked_max = if whose == Whose::Any { depth.fused.saturating_mul(OTHERS_SHARE) } else { usize::MAX };
-    let close = passing(tx, asked, &mut candidates, (0, depth.fused), looked_max).await?;
+    let close = passing(tx, passes, &mut candidates, (0, depth.fused), looked_max).await?;
     if whose == Whose::Any && close.looked - close.found.len() > close.looked / OTHERS_SHARE {
         return Ok(None);
     }
@@ -311,7 +390,7 @@ async fn compared(
     // The others are counted, and come after those.
     let left = depth.lexical.saturating_sub(found.len());
     if close.looked < candidates.len() && left > 0 {
-        found.extend(passing(tx, asked, &mut candidates, (close.looked, left), usize::MAX).await?.found);
+        found.extend(passing(tx, passes, &mut candidates, (close.looked, left), usize::MAX).await?.found);
     }
     let found = found.into_iter().map(|found| Match { seq: found.seq, weight: found.weight }).collect();
     Ok(Some((found, is_all)))
@@ -343,22 +422,26 @@ struct Passing {
     looked: usize,
 }
 
+/// How many candidates are looked at first where so many are wanted.
+const fn first_step(wanted: usize) -> usize {
+    wanted.saturating_add(wanted / 8)
+}
+
 /// The best of `candidates` after the first `from` that may be seen and pass the filter, at most so many as `wanted`.
 /// At most about `looked_max` of them are looked at.
 async fn passing(
     tx: &mut SqliteConnection,
-    asked: Asked<'_>,
+    passes: &mut Passes<'_>,
     candidates: &mut Ranked,
     (from, wanted): (usize, usize),
     looked_max: usize,
 ) -> Result<Passing, sqlx::Error> {
     let mut passing = Passing { found: Vec::new(), refused: Vec::new(), looked: from };
     let mut known = HashSet::new();
-    let mut step = wanted.saturating_add(wanted / 8);
+    let mut step = first_step(wanted);
     while passing.looked < candidates.len().min(looked_max) && passing.found.len() < wanted {
         let next = candidates.next(passing.looked, step);
-        let seqs: Vec<i64> = next.iter().map(|(_, seq)| *seq).collect();
-        let allowed = asked.allowed(tx, &seqs).await?;
+        passes.ask(tx, next).await?;
         for &(weight, seq) in next {
             if passing.found.len() == wanted {
                 break;
@@ -368,8 +451,8 @@ async fn passing(
                 continue;
             }
             let weight = f64::from(weight);
-            match allowed.get(&seq) {
-                Some(&bytes) => passing.found.push(Passed { seq, weight, bytes }),
+            match passes.bytes(seq) {
+                Some(bytes) => passing.found.push(Passed { seq, weight, bytes }),
                 None if passing.refused.len() < step => passing.refused.push(seq),
                 None => {}
             }
@@ -379,36 +462,68 @@ async fn passing(
     Ok(passing)
 }
 
-/// The `depth` memories whose vectors are nearest to that of the query, at least as near as the model's floor.
-async fn by_meaning(
-    tx: &mut SqliteConnection,
-    asked: Asked<'_>,
-    table: &Table,
-    vectors: Vectors,
-    depth: usize,
-) -> Result<Vec<Near>, Fault> {
-    let Some(query) = vectors.vectors.into_iter().next() else { return Ok(Vec::new()) };
-    let Some(model) = Model::find(tx, &vectors.identity).await? else { return Ok(Vec::new()) };
-    let floor = table.shared.options.embeddings.floor();
-    let scanned = table.scanned(tx, model, &asked.view.audiences()).await?;
-    let small = Small::of(&query);
-    let wanted = depth.saturating_add(RERANKED);
-    let mut candidates = look(&scanned, &small, floor, false).await?;
-    let mut passed = passing(tx, asked, &mut candidates, (0, wanted), usize::MAX).await?;
-    let shown = asked.filter.offset.saturating_add(asked.filter.limit);
-    if !candidates.is_all && passed.found.len() < shown {
-        candidates = look(&scanned, &small, floor, true).await?;
-        passed = passing(tx, asked, &mut candidates, (0, wanted), usize::MAX).await?;
+/// Vectors that may be near to a query.
+struct Looked {
+    model: Model,
+    query: Vec<f32>,
+    small: Small,
+    scanned: Scanned,
+    floor: f32,
+    candidates: Ranked,
+}
+
+impl Looked {
+    /// Looks through what `asked` may see; `None` where nothing is embedded.
+    async fn at(
+        tx: &mut SqliteConnection,
+        asked: Asked<'_>,
+        table: &Table,
+        vectors: Vectors,
+    ) -> Result<Option<Self>, Fault> {
+        let Some(query) = vectors.vectors.into_iter().next() else { return Ok(None) };
+        let Some(model) = Model::find(tx, &vectors.identity).await? else { return Ok(None) };
+        let floor = table.shared.options.embeddings.floor();
+        let scanned = table.scanned(tx, model, &asked.view.audiences()).await?;
+        let small = Small::of(&query);
+        let candidates = look(&scanned, &small, floor, false).await?;
+        Ok(Some(Self { model, query, small, scanned, floor, candidates }))
     }
-    forget_gone(tx, table, &passed.refused).await?;
-    let seqs: Vec<i64> = passed.found.iter().map(|found| found.seq).collect();
-    let mut near = Ranked::new(model.cosines(tx, &query, &listed(&seqs)).await?);
-    let near = near.next(0, depth).iter().filter(|(cosine, _)| *cosine >= floor);
-    Ok(near.map(|&(cosine, seq)| Near { seq, cosine }).collect())
+
+    /// The `depth` memories whose vectors are nearest to that of the query, at least as near as the model's floor.
+    async fn by_meaning(
+        mut self,
+        tx: &mut SqliteConnection,
+        passes: &mut Passes<'_>,
+        table: &Table,
+        depth: usize,
+    ) -> Result<Vec<Near>, Fault> {
+        let floor = self.floor;
+        let wanted = depth.saturating_add(SPARE);
+        let mut close = passing(tx, passes, &mut self.candidates, (0, wanted), usize::MAX).await?;
+        let shown = passes.asked.filter.offset.saturating_add(passes.asked.filter.limit);
+        if !self.candidates.is_all && close.found.len() < shown {
+            self.candidates = look(&self.scanned, &self.small, floor, true).await?;
+            close = passing(tx, passes, &mut self.candidates, (0, wanted), usize::MAX).await?;
+        }
+        forget_gone(tx, table, &close.refused).await?;
+        // What comes late in the order, and surely belongs there, need not be exact.
+        let exactly =
+            if self.scanned.vectors <= RERANKED_ALL { wanted } else { shown.saturating_add(RERANKED) };
+        let (first, rest): (Vec<_>, Vec<_>) = (0..)
+            .zip(&close.found)
+            .map(|(place, found)| (place, found.weight as f32, found.seq))
+            .partition(|(place, cosine, _)| *place < exactly || *cosine < floor + ERROR_MAX);
+        let seqs: Vec<i64> = first.iter().map(|(_, _, seq)| *seq).collect();
+        let mut near = self.model.cosines(tx, &self.query, &listed(&seqs)).await?;
+        near.extend(rest.iter().map(|&(_, cosine, seq)| (cosine, seq)));
+        let mut near = Ranked::new(near);
+        let near = near.next(0, depth).iter().filter(|(cosine, _)| *cosine >= floor);
+        Ok(near.map(|&(cosine, seq)| Near { seq, cosine }).collect())
+    }
 }
 
 async fn look(scanned: &Scanned, query: &Small, floor: f32, is_thorough: bool) -> Result<Ranked, Fault> {
-    if scanned.vectors <= INLINE_VECTORS {
+    if scanned.vectors <= if is_thorough { INLINE_COMPARED } else { INLINE_VECTORS } {
         return Ok(scanned.near(query, floor, is_thorough));
     }
     let (scanned, query) = (scanned.clone(), query.clone());

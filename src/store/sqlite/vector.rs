@@ -1,16 +1,19 @@
 //! Vectors in the file: whose they are, writing them, and bringing the index in memory up to date with them.
 
-use std::sync::Arc;
+use std::{num::NonZero, sync::Arc, thread};
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use simsimd::SpatialSimilarity as _;
 use sqlx::{QueryBuilder, Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{
-    Shared,
+    READER_WAIT, READERS_MAX, Shared,
     fault::{Fault, classify},
     index::{Entry, Index, Scanned, Small, Taken},
     writer::{Write, Writer},
@@ -171,21 +174,24 @@ impl Model {
         query: &[f32],
         seqs: &str,
     ) -> Result<Vec<(f32, i64)>, sqlx::Error> {
-        let rows = sqlx::query(
-            "SELECT v.seq, v.exact FROM json_each(?1) c CROSS JOIN vector v ON v.seq = c.value AND v.model = ?2",
+        // One row for all: each that comes alone wakes who waits for it. Bytes put together as if they were text stay what
+        // they are.
+        let row = sqlx::query(
+            "SELECT group_concat(v.seq), CAST(group_concat(v.exact, '') AS BLOB) \
+             FROM json_each(?1) c CROSS JOIN vector v ON v.seq = c.value AND v.model = ?2 \
+             AND octet_length(v.exact) = ?3",
         )
         .bind(seqs.to_owned())
         .bind(self.id)
-        .fetch_all(tx)
+        .bind(i64::try_from(self.dimension * size_of::<f32>()).unwrap_or(i64::MAX))
+        .fetch_one(tx)
         .await?;
-        rows.iter()
-            .map(|row| {
-                let bytes: &[u8] = row.try_get(1)?;
-                let (numbers, _) = bytes.as_chunks();
-                let exact: Vec<f32> = numbers.iter().map(|number| f32::from_le_bytes(*number)).collect();
-                Ok((f32::dot(&exact, query).unwrap_or(0.0) as f32, row.try_get(0)?))
-            })
-            .collect()
+        let (seqs, bytes): (Option<String>, Option<Vec<u8>>) = (row.try_get(0)?, row.try_get(1)?);
+        let (numbers, _) = bytes.as_deref().unwrap_or_default().as_chunks();
+        let numbers: Vec<f32> = numbers.iter().map(|number| f32::from_le_bytes(*number)).collect();
+        let exact = numbers.chunks_exact(self.dimension.max(1));
+        let seqs = seqs.as_deref().unwrap_or_default().split(',').filter_map(|seq| seq.parse().ok());
+        Ok(exact.zip(seqs).map(|(exact, seq)| (f32::dot(exact, query).unwrap_or(0.0) as f32, seq)).collect())
     }
 }
 
@@ -197,11 +203,30 @@ pub(super) struct Table {
     pub(super) index: Index,
     /// Held by the one search that reads vectors into the index; the others would read the same.
     loading: Mutex<()>,
+    /// Searches at once: more than there are cores would only take the cores from one another.
+    turns: Semaphore,
 }
 
 impl Table {
     pub(super) fn new(shared: Arc<Shared>, readers: SqlitePool, writer: Writer) -> Self {
-        Self { shared, readers, writer, index: Index::new(INDEX_BYTES_MAX), loading: Mutex::default() }
+        let turns = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX as usize);
+        Self {
+            shared,
+            readers,
+            writer,
+            index: Index::new(INDEX_BYTES_MAX),
+            loading: Mutex::default(),
+            turns: Semaphore::new(turns),
+        }
+    }
+
+    /// Waits until a search may begin, in the order in which they came.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, sqlx::Error> {
+        match timeout(READER_WAIT, self.turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) => Err(sqlx::Error::PoolClosed),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
     }
 
     fn told(&self, error: &sqlx::Error) -> StoreError {

@@ -2,13 +2,14 @@
 
 use std::{
     io::Read,
+    mem,
     num::NonZero,
     panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, sync_channel},
+        mpsc::{Receiver, TrySendError, sync_channel},
     },
     thread::{available_parallelism, scope},
 };
@@ -35,15 +36,25 @@ const FILE_BYTES_MAX: usize = 4 << 20;
 /// Longest line shown, in characters.
 const LINE_CHARS_MAX: usize = 200;
 
-/// Threads that read and scan at most.
+/// Threads that read and scan at most, the one that walks among them.
 const THREADS_MAX: usize = 4;
-/// Files that wait to be read at most; each may hold its folder open.
-const QUEUE_MAX: usize = 128;
+/// Files handed out together: handing them out one by one costs more than reading them.
+const BATCH_FILES: usize = 16;
+/// Batches that wait to be read at most; each file of one may hold its folder open.
+const QUEUE_BATCHES_MAX: usize = 4;
 /// So few files are read by the thread that walks.
 const ALONE_MAX: usize = 32;
 
-/// Files that wait to be read, numbered in order.
-type Queue = Arc<Mutex<Receiver<(usize, Entry)>>>;
+/// Files that follow one another, numbered by how many were handed out before.
+struct Batch {
+    number: usize,
+    files: Vec<Entry>,
+    /// Whether the lines themselves are wanted: files before these do not fill the answer yet.
+    wanted: bool,
+}
+
+/// Batches that wait to be read.
+type Queue = Arc<Mutex<Receiver<Batch>>>;
 
 /// What a search begins at.
 enum Start {
@@ -120,20 +131,27 @@ impl Search {
         Ok(found.into_output(walked))
     }
 
-    /// Walks in order on this thread, and reads and scans on as many as there are processors; what they find is put in
-    /// order again.
+    /// Walks in order on this thread, and reads and scans on as many as there are processors, this one among them; what
+    /// they find is put in order again.
     fn folder(&self, root: &Root, bounds: &Bounds, found: &mut Findings) -> Result<Walked, StepError> {
-        let (jobs, queue) = sync_channel::<(usize, Entry)>(QUEUE_MAX);
-        // The workers alone hold it: once all of them are gone, sending fails instead of waiting.
-        let mut queue = Some(Arc::new(Mutex::new(queue)));
+        let (jobs, queue) = sync_channel::<Batch>(QUEUE_BATCHES_MAX);
+        let queue: Queue = Arc::new(Mutex::new(queue));
         let threads = available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
-        let shared = Shared { hits: AtomicUsize::new(0), enough: self.limit + threads * self.per_file };
+        let hits = AtomicUsize::new(0);
         let (walked, mut scanned) = scope(|scope| -> Result<(Walked, Vec<(usize, Scanned)>), StepError> {
+            let mut own = Reader::new(self, bounds, &hits);
             let mut workers = Vec::new();
             let mut secret = 0;
             let mut number = 0;
+            let mut files = Vec::new();
+            // What is handed out comes behind all that was looked through so far: where that fills the answer, this is only
+            // counted, whichever thread gets it.
+            let mut batch = |files: Vec<Entry>| {
+                let first = number;
+                number += files.len();
+                Batch { number: first, files, wanted: hits.load(Ordering::Relaxed) < self.limit }
+            };
             let walk = Walk { root, bounds, hidden: false };
-            let mut early = Vec::new();
             let walked = walk.visit(&self.path, &mut |met| {
                 if self.glob.as_ref().is_some_and(|glob| !glob.is_match(met.path)) {
                     return Ok(Flow::On);
@@ -145,30 +163,29 @@ impl Search {
                     secret += 1;
                     return Ok(Flow::On);
                 }
-                let job = (number, met.entry());
-                number += 1;
+                files.push(met.entry());
                 // A handful is read sooner than a thread is started.
-                if queue.is_some() && early.len() < ALONE_MAX {
-                    early.push(job);
+                let enough = if workers.is_empty() { ALONE_MAX } else { BATCH_FILES };
+                if files.len() < enough {
                     return Ok(Flow::On);
                 }
-                if let Some(queue) = queue.take() {
-                    workers.extend((0..threads).map(|_| {
-                        let (queue, shared) = (Arc::clone(&queue), &shared);
-                        scope.spawn(move || self.work(&queue, shared, bounds))
+                if workers.is_empty() {
+                    workers.extend((1..threads).map(|_| {
+                        let (queue, mut reader) = (Arc::clone(&queue), Reader::new(self, bounds, &hits));
+                        scope.spawn(move || reader.drain(&queue).map(|()| reader.done))
                     }));
-                    for job in early.drain(..) {
-                        let _ = jobs.send(job);
-                    }
                 }
-                // Workers go only when their time is up; what they leave is said to be cut.
-                Ok(if jobs.send(job).is_ok() { Flow::On } else { Flow::Stop })
+                // Where the others have enough to do, this thread does it.
+                match jobs.try_send(batch(mem::take(&mut files))) {
+                    Ok(()) => {}
+                    Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => own.read(&batch)?,
+                }
+                Ok(Flow::On)
             });
+            own.read(&batch(files))?;
             drop(jobs);
-            let mut scanned = Vec::new();
-            for (number, entry) in early {
-                scanned.push((number, self.entry(&entry, &shared, bounds)?));
-            }
+            own.drain(&queue)?;
+            let mut scanned = own.done;
             for worker in workers {
                 match worker.join() {
                     Ok(part) => scanned.extend(part?),
@@ -183,36 +200,6 @@ impl Search {
             found.add(self.limit, scanned);
         }
         Ok(walked)
-    }
-
-    /// Takes files until there are no more, or no time.
-    fn work(
-        &self,
-        queue: &Queue,
-        shared: &Shared,
-        bounds: &Bounds,
-    ) -> Result<Vec<(usize, Scanned)>, StepError> {
-        let mut done = Vec::new();
-        loop {
-            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok((number, entry)) = job else { return Ok(done) };
-            done.push((number, self.entry(&entry, shared, bounds)?));
-        }
-    }
-
-    fn entry(&self, entry: &Entry, shared: &Shared, bounds: &Bounds) -> Result<Scanned, StepError> {
-        // Files are handed out in order: where those before this one already fill the answer, this one is only counted.
-        let wanted = shared.hits.load(Ordering::Relaxed) < shared.enough;
-        if bounds.used_up()? {
-            return Ok(Scanned { cut: true, ..Scanned::default() });
-        }
-        let scanned = match entry.read(FILE_BYTES_MAX) {
-            Ok((_, false)) => Scanned { what: What::Large, ..Scanned::default() },
-            Ok((bytes, true)) => self.scan(&entry.path, &bytes, bounds, wanted)?,
-            Err(_) => Scanned { what: What::Unreadable, ..Scanned::default() },
-        };
-        shared.hits.fetch_add(scanned.hits, Ordering::Relaxed);
-        Ok(scanned)
     }
 
     /// What `path` names.
@@ -306,13 +293,50 @@ impl Search {
     }
 }
 
-/// Between the thread that walks and those that read.
-struct Shared {
-    /// Hits with their lines, so far.
-    hits: AtomicUsize,
-    /// With so many, those of the files before any that is not yet taken fill the answer: files that are read at the same
-    /// time may be out of order.
-    enough: usize,
+/// One thread's part of a search.
+struct Reader<'a> {
+    search: &'a Search,
+    bounds: &'a Bounds,
+    /// Hits with their lines, of all threads.
+    hits: &'a AtomicUsize,
+    bytes: Vec<u8>,
+    done: Vec<(usize, Scanned)>,
+}
+
+impl<'a> Reader<'a> {
+    const fn new(search: &'a Search, bounds: &'a Bounds, hits: &'a AtomicUsize) -> Self {
+        Self { search, bounds, hits, bytes: Vec::new(), done: Vec::new() }
+    }
+
+    /// Takes what is queued until no more can come, or there is no time.
+    fn drain(&mut self, queue: &Queue) -> Result<(), StepError> {
+        loop {
+            let batch = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(batch) = batch else { return Ok(()) };
+            self.read(&batch)?;
+        }
+    }
+
+    fn read(&mut self, batch: &Batch) -> Result<(), StepError> {
+        for (at, entry) in batch.files.iter().enumerate() {
+            let scanned = self.entry(entry, batch.wanted)?;
+            self.done.push((batch.number + at, scanned));
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry, wanted: bool) -> Result<Scanned, StepError> {
+        if self.bounds.used_up()? {
+            return Ok(Scanned { cut: true, ..Scanned::default() });
+        }
+        let scanned = match entry.read(FILE_BYTES_MAX, &mut self.bytes) {
+            Ok((_, false)) => Scanned { what: What::Large, ..Scanned::default() },
+            Ok((bytes, true)) => self.search.scan(&entry.path, bytes, self.bounds, wanted)?,
+            Err(_) => Scanned { what: What::Unreadable, ..Scanned::default() },
+        };
+        self.hits.fetch_add(scanned.hits, Ordering::Relaxed);
+        Ok(scanned)
+    }
 }
 
 /// What one file was.

@@ -202,26 +202,36 @@ pub(super) fn read_capped(dir: &Dir, path: &Path, bytes_max: usize) -> io::Resul
     if !dir.symlink_metadata(path)?.is_file() {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    read_listed(dir, path, bytes_max)
+    let mut bytes = Vec::new();
+    let (read, whole) = read_listed(dir, path, bytes_max, &mut bytes)?;
+    let length = read.len();
+    bytes.truncate(length);
+    Ok((bytes, whole))
 }
 
 /// As [`read_capped`], of a path that the folder's own listing called a regular file: it need not be looked at before it
-/// is opened.
-pub(super) fn read_listed(dir: &Dir, path: &Path, bytes_max: usize) -> io::Result<(Vec<u8>, bool)> {
+/// is opened. What is read stands at the beginning of `buffer`, which only grows.
+pub(super) fn read_listed<'b>(
+    dir: &Dir,
+    path: &Path,
+    bytes_max: usize,
+    buffer: &'b mut Vec<u8>,
+) -> io::Result<(&'b [u8], bool)> {
     let (mut file, size) = open_listed(dir, path)?;
     let wanted = usize::try_from(size).unwrap_or(usize::MAX).min(bytes_max);
-    let mut bytes = vec![0; wanted];
+    if buffer.len() < wanted {
+        buffer.resize(wanted, 0);
+    }
     let mut filled = 0;
     while filled < wanted {
-        match file.read(&mut bytes[filled..]) {
+        match file.read(&mut buffer[filled..wanted]) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    bytes.truncate(filled);
-    Ok((bytes, size <= bytes_max as u64))
+    Ok((&buffer[..filled], size <= bytes_max as u64))
 }
 
 /// Whether `head`, the beginning of a file, is that of a binary file: it holds a NUL byte, as git has it.

@@ -2,7 +2,10 @@
 //!
 //! The list is fixed and errs on the side of refusing; it is part of the contract of the steps (`docs/patterns.md`).
 
-use std::path::{Component, Path};
+use std::{
+    borrow::Cow,
+    path::{Component, Path},
+};
 
 /// Folders whose whole content is closed.
 const FOLDERS: &[&str] = &[".git", ".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".password-store"];
@@ -50,12 +53,18 @@ const ENV_TEMPLATES: &[&str] = &[".example", ".sample", ".template", ".dist", ".
 /// Why the content of `path` (relative to its root, symlinks resolved) is closed; `None` where it is open.
 #[expect(clippy::case_sensitive_file_extension_comparisons, reason = "the name is in lower case")]
 pub(in crate::engine::steps) fn reason(path: &Path) -> Option<&'static str> {
-    let mut parts = path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_string_lossy().to_lowercase()),
+    let shown = path.to_string_lossy();
+    let lower = if shown.bytes().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii()) {
+        Cow::Owned(shown.to_lowercase())
+    } else {
+        shown
+    };
+    let mut parts = Path::new(&*lower).components().filter_map(|component| match component {
+        Component::Normal(name) => name.to_str(),
         _ => None,
     });
     let name = parts.next_back()?;
-    if FOLDERS.contains(&name.as_str()) || parts.any(|part| FOLDERS.contains(&part.as_str())) {
+    if FOLDERS.contains(&name) || parts.any(|part| FOLDERS.contains(&part)) {
         return Some("it belongs to a folder that holds credentials or repository internals");
     }
     let env = name == ".env" || name == ".envrc" || name.starts_with(".env.") || name.ends_with(".env");
@@ -63,7 +72,7 @@ pub(in crate::engine::steps) fn reason(path: &Path) -> Option<&'static str> {
         return Some("environment files hold credentials");
     }
     let key = BEGINNINGS.iter().any(|beginning| name.starts_with(beginning)) && !name.ends_with(".pub");
-    if key || NAMES.contains(&name.as_str()) || ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+    if key || NAMES.contains(&name) || ENDINGS.iter().any(|ending| name.ends_with(ending)) {
         return Some("files of this name hold keys or credentials");
     }
     None
@@ -72,7 +81,8 @@ pub(in crate::engine::steps) fn reason(path: &Path) -> Option<&'static str> {
 /// Whether `head`, the beginning of a file, is that of a private key.
 pub(super) fn is_private_key(head: &[u8]) -> bool {
     let head = &head[..head.len().min(512)];
-    let begin = head.windows(11).position(|window| window == b"-----BEGIN ");
+    let mut dashes = head.iter().enumerate().filter(|(_, byte)| **byte == b'-').map(|(at, _)| at);
+    let begin = dashes.find(|&at| head[at..].starts_with(b"-----BEGIN "));
     begin.is_some_and(|at| {
         let line = head[at..].split(|&byte| byte == b'\n').next().unwrap_or_default();
         line.windows(16).any(|window| window == b"PRIVATE KEY-----" || window == b"PRIVATE KEY BLOC")

@@ -47,9 +47,13 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Up to `bytes_max` bytes of it, and whether that was all.
-    pub(super) fn read(&self, bytes_max: usize) -> std::io::Result<(Vec<u8>, bool)> {
-        read_listed(&self.parent, Path::new(&self.name), bytes_max)
+    /// Up to `bytes_max` bytes of it, read into `buffer`, and whether that was all.
+    pub(super) fn read<'b>(
+        &self,
+        bytes_max: usize,
+        buffer: &'b mut Vec<u8>,
+    ) -> std::io::Result<(&'b [u8], bool)> {
+        read_listed(&self.parent, Path::new(&self.name), bytes_max, buffer)
     }
 }
 

@@ -73,6 +73,16 @@ CREATE INDEX memory_by_reader ON tmws.memory (reader, seq);
 CREATE INDEX memory_by_hash ON tmws.memory (content_hash);
 CREATE INDEX memory_by_expiry ON tmws.memory (expires) WHERE expires IS NOT NULL;
 
+-- A session that has memories of its own is among the generations, with a value that says nothing.
+CREATE FUNCTION tmws.note_session() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tmws.generation (audience, value) VALUES (NEW.reader, 1) ON CONFLICT (audience) DO NOTHING;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER note_session AFTER INSERT ON tmws.memory
+    FOR EACH ROW WHEN (NEW.visibility = 'session') EXECUTE FUNCTION tmws.note_session();
+
 -- The words of memories, for the index only. Without row-level security: under it no index on words is used (`@@` is
 -- not leakproof), so it is only ever read joined with `memory`, which has it.
 CREATE TABLE tmws.memory_text (

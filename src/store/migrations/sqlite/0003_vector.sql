@@ -30,8 +30,21 @@ CREATE TABLE vector (
     UNIQUE (seq, model)
 ) STRICT;
 
+-- Whether a session has memories of its own.
+CREATE INDEX memory_by_session ON memory (audience, session, principal) WHERE visibility = 'session';
+
 -- Not in `memory`: its rows are large, and this changes with every search.
 CREATE TABLE recall (
     seq INTEGER PRIMARY KEY REFERENCES memory (seq) ON DELETE CASCADE,
     at  INTEGER NOT NULL
 ) STRICT;
+
+-- The index without one of beginnings, which every write paid for and only the search for a word of three letters used.
+DROP TABLE memory_fts;
+CREATE VIRTUAL TABLE memory_fts USING fts5 (
+    content, tags, words, audience,
+    content = 'memory', content_rowid = 'seq',
+    tokenize = 'porter unicode61 remove_diacritics 2'
+);
+INSERT INTO memory_fts (memory_fts, rank) VALUES ('secure-delete', 1);
+INSERT INTO memory_fts (memory_fts) VALUES ('rebuild');

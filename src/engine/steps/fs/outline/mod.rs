@@ -95,6 +95,7 @@ impl Outline {
             }
         } else {
             let walk = Walk { root: &root, bounds, hidden: false };
+            let mut buffer = Vec::new();
             walked = walk.visit(&self.path, &mut |met| {
                 let known = language::Language::of(met.path).is_some_and(|language| {
                     // Of a whole folder, what it is written in is wanted, not what is written about it.
@@ -109,9 +110,9 @@ impl Outline {
                 if bounds.used_up()? {
                     return Ok(Flow::Stop);
                 }
-                match met.entry().read(FILE_BYTES_MAX) {
+                match met.entry().read(FILE_BYTES_MAX, &mut buffer) {
                     Ok((bytes, true)) => {
-                        self.file(met.path, &bytes, bytes_max, &mut outlined);
+                        self.file(met.path, bytes, bytes_max, &mut outlined);
                     }
                     Ok((_, false)) | Err(_) => outlined.skipped += 1,
                 }

@@ -1,0 +1,80 @@
+//! The mark of an SQLite store is that of the last commit, whoever made it.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use tmws::store::{NewMemory, SqliteOptions, SqliteStore, Store};
+
+use crate::store::contract::{at, note, scope};
+
+const SOON: Duration = Duration::from_secs(5);
+
+async fn open(path: &Path) -> SqliteStore {
+    SqliteStore::open(SqliteOptions::new(path)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_write_through_one_store_is_seen_by_the_other_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.db");
+    let (one, two) = (open(&path).await, open(&path).await);
+    let ann = scope("a", "ann");
+    let mut last = two.mark(&ann).await.unwrap().generation;
+    for round in 0..400 {
+        let (writer, reader) = if round % 3 == 0 { (&two, &one) } else { (&one, &two) };
+        writer.remember(&ann, note(&format!("round {round}")), at(round)).await.unwrap();
+        let now = reader.mark(&ann).await.unwrap().generation;
+        assert_eq!(now, last + 1, "round {round}");
+        assert_eq!(reader.mark(&ann).await.unwrap().generation, now, "and stays");
+        last = now;
+    }
+    // Once nobody has the file open any more, its index is gone, and the next one's is another file.
+    one.close(SOON).await;
+    two.close(SOON).await;
+    let (one, two) = (open(&path).await, open(&path).await);
+    assert_eq!(one.mark(&ann).await.unwrap().generation, last);
+    two.remember(&ann, note("afterwards"), at(999)).await.unwrap();
+    assert_eq!(one.mark(&ann).await.unwrap().generation, last + 1);
+}
+
+#[tokio::test]
+async fn a_store_that_outlives_all_others_on_its_file_still_sees_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.db");
+    let ann = scope("a", "ann");
+    let kept = open(&path).await;
+    for round in 0..20 {
+        let before = kept.mark(&ann).await.unwrap().generation;
+        let other = open(&path).await;
+        let new = NewMemory { tags: vec!["t".into()], ..note(&format!("round {round}")) };
+        other.remember(&ann, new, at(round)).await.unwrap();
+        assert_eq!(kept.mark(&ann).await.unwrap().generation, before + 1);
+        other.close(SOON).await;
+    }
+}
+
+#[tokio::test]
+async fn a_write_of_another_process_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.db");
+    let store = open(&path).await;
+    let add = |content: String| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tmws"))
+            .args(["memory", "add", &content])
+            .env("TMWS_DATABASE_URL", format!("sqlite:{}", path.display()))
+            .env("TMWS_ROOT", "/")
+            .env("HOME", folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    // The local user's own project.
+    let own = scope("personal", "local");
+    for round in 1..=5_u64 {
+        add(format!("round {round}"));
+        assert_eq!(store.mark(&own).await.unwrap().generation, round);
+    }
+    // Locks are still those of SQLite: both write on.
+    store.remember(&own, note("from here"), at(9)).await.unwrap();
+    add("and from there".to_owned());
+    assert_eq!(store.mark(&own).await.unwrap().generation, 7);
+}
