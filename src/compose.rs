@@ -12,6 +12,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    cache::{SecondLayer, redis::Redis},
     config::{Config, DatabaseUrl, EmbeddingModel, ProjectSetting},
     embedding::Embeddings,
     engine::{
@@ -27,6 +28,7 @@ use crate::{
     },
     limits::TaskLimits,
     pattern::host::HostRule,
+    resilience::{BackendKind, Backends},
     scope::{ProjectId, Scope},
     store::{LazyStore, PostgresOptions, SharedStore, SqliteOptions, StoreOptions},
     tool::{FindRoot, Folders, Parts, PatternSource, Payload, Promotion, Shelf, TmwsService},
@@ -66,6 +68,7 @@ struct Serving {
     engine: Arc<Engine>,
     shelf: Arc<Shelf>,
     store: SharedStore,
+    redis: Option<Arc<Redis>>,
     embeddings: Arc<Embeddings>,
     clock: Arc<dyn Clock>,
 }
@@ -80,18 +83,32 @@ impl Serving {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let embeddings = embeddings(config);
-        let store: SharedStore = Arc::new(store(options_with(config, Arc::clone(&embeddings))));
+        let store = store(options_with(config, Arc::clone(&embeddings))).known_to(&outside.backends);
+        let store: SharedStore = Arc::new(store);
         let shelf = Shelf::new(Arc::clone(folders) as Arc<dyn PatternSource>);
         let engine = Engine::new(
             Arc::clone(&shelf) as LibraryHandle,
             SharedStore::clone(&store),
             workspaces,
             Arc::clone(&clock),
-            EngineSettings { call_deadline: config.connection.call_deadline, ..EngineSettings::default() },
+            EngineSettings {
+                call_deadline: config.connection.call_deadline,
+                handle_ttl: config.store.handle_ttl,
+                ..EngineSettings::default()
+            },
         );
-        let engine = Arc::new(engine.with_outside(Arc::new(outside)));
-        Self { engine, shelf, store, embeddings, clock }
+        let redis = second_layer(config, &outside.backends);
+        let second = redis.clone().map(|redis| redis as Arc<dyn SecondLayer>);
+        let engine = engine.with_outside(Arc::new(outside)).with_cache(config.cache, second);
+        let engine = Arc::new(engine);
+        Self { engine, shelf, store, redis, embeddings, clock }
     }
+}
+
+/// The layer of the cache that instances share, as `config` says. Nothing is opened yet.
+fn second_layer(config: &Config, backends: &Backends) -> Option<Arc<Redis>> {
+    let url = config.redis.clone()?;
+    Some(Arc::new(Redis::new(url, config.cache, backends.breaker(BackendKind::Redis, "cache"))))
 }
 
 /// What makes the vectors of memories, as `config` says. Nothing is read yet.
@@ -168,7 +185,7 @@ impl Local {
         });
         let workspaces: Arc<dyn Workspaces> = Arc::new(LocalWorkspaces(Arc::clone(&place)));
         let servers = own_servers(config, Arc::clone(&workspaces));
-        let Serving { engine, shelf, store, embeddings, clock } =
+        let Serving { engine, shelf, store, embeddings, clock, .. } =
             Serving::new(config, &folders, workspaces, LazyStore::new, outside(config, servers, true), clock);
         Self {
             engine,
@@ -258,6 +275,8 @@ pub struct Shared {
     pub shelf: Arc<Shelf>,
     /// Memories, sessions and results.
     pub store: SharedStore,
+    /// The layer of the cache that instances share, where there is one.
+    pub redis: Option<Arc<Redis>>,
     /// Serves MCP calls.
     pub service: Arc<TmwsService>,
     place: Arc<LazyPlace>,
@@ -278,7 +297,7 @@ impl Shared {
         let servers = shared_servers(config, Arc::clone(&workspaces));
         let outside = outside(config, servers, false);
         let clock = Arc::new(SystemClock);
-        let Serving { engine, shelf, store, clock, .. } =
+        let Serving { engine, shelf, store, redis, clock, .. } =
             Serving::new(config, &folders, workspaces, LazyStore::discreet, outside, clock);
         let service = TmwsService::new(Parts {
             engine: Arc::clone(&engine),
@@ -288,7 +307,7 @@ impl Shared {
             payload: config.payload,
             tasks: task_limits(config),
         });
-        Self { engine, shelf, store, service, place }
+        Self { engine, shelf, store, redis, service, place }
     }
 
     /// The project of the folder that the server was started in. The first call looks at the disk.
@@ -302,11 +321,13 @@ impl Shared {
 fn outside(config: &Config, mcp: Servers, local: bool) -> Outside {
     // The settings were read by the same rule.
     let private = config.private_hosts.iter().filter_map(|host| HostRule::parse(host).ok()).collect();
+    let backends = Arc::<Backends>::default();
     Outside {
         http: Http::new(private),
-        llm: Models::new(config.llm.clone()),
+        llm: Models::new(config.llm.clone()).known_to(&backends),
         mcp,
         sql: databases(config, local),
+        backends,
         ..Outside::default()
     }
 }

@@ -80,6 +80,7 @@ impl From<&StoreError> for Exit {
     fn from(error: &StoreError) -> Self {
         match error {
             StoreError::Locked
+            | StoreError::Busy
             | StoreError::ReadOnly { .. }
             | StoreError::Corrupt { .. }
             | StoreError::NewerVersion { .. }

@@ -220,7 +220,8 @@ fn userinfo(authority: &Authority) -> Option<String> {
     (!token.is_empty()).then(|| percent_decoded(token))
 }
 
-fn percent_decoded(text: &str) -> String {
+/// `text` with its `%XX`; what is none stays as it is.
+pub(crate) fn percent_decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let Some((&first, after)) = rest.split_first() {
         let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));

@@ -61,7 +61,8 @@ pub trait SecondLayer: Send + Sync {
     /// Gives a lease back before its time.
     async fn give_back(&self, key: &Key, lease: u64, within: Duration);
 
-    /// Tells what changed from now on. After [`Invalidation::Everything`] whatever was read before is to be dropped.
+    /// Tells what changed from now on. After [`Invalidation::Everything`] whatever was read before is to be dropped, and
+    /// so it is where the receiver lags. What is put here is not told here, except that what is put under a lease may be.
     fn invalidations(&self) -> Receiver<Invalidation>;
 
     /// How it stands, without looking.

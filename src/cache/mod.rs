@@ -4,9 +4,15 @@
 //! an entry that read memories carries the generation that it saw, which whoever asks compares. So nothing is ever
 //! answered from a cache that a run would not answer now; the layers only differ in what they spare.
 
+mod frame;
 mod key;
 mod layer;
+mod layered;
 pub mod redis;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -14,6 +20,7 @@ use jiff::Timestamp;
 
 pub use key::Key;
 pub use layer::{Invalidation, Lease, SecondLayer, Told};
+pub use layered::{Cache, Wanted};
 
 /// What can be kept.
 pub trait Value: Send + Sync + Sized + 'static {
@@ -51,6 +58,17 @@ pub enum Layer {
     Local,
     /// In Redis.
     Shared,
+}
+
+impl Layer {
+    /// As told.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Shared => "shared",
+        }
+    }
 }
 
 /// Bounds of a cache.

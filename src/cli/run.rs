@@ -176,7 +176,7 @@ fn show(execution: &Execution, output: &mut Output) -> Result<Exit, Failure> {
     match &execution.outcome {
         Outcome::Output { value, .. } => {
             if output.is_json() {
-                output.json(&json!({"outcome": "output", "output": value, "receipt": receipt}))?;
+                output.json(&json!({"outcome": "output", "output": **value, "receipt": receipt}))?;
             } else {
                 output.pretty(value)?;
             }

@@ -160,7 +160,7 @@ fn with_parts(
             runtime.block_on(async {
                 let local = Local::new(config);
                 let exit = command(&local, output).await;
-                local.engine.outside().close().await;
+                local.engine.close().await;
                 local.store.close(CLOSE_MAX).await;
                 exit
             })

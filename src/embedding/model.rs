@@ -93,6 +93,16 @@ impl Embeddings {
         }
     }
 
+    /// Whether vectors are made without a model being read first, or none are wanted.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        match &self.source {
+            Source::None => true,
+            Source::Builtin => loaded().is_some(),
+            Source::Folder(folder) => folder.model_now().is_some(),
+        }
+    }
+
     /// The cosine below which two texts count as unrelated. As of a static table before the model was read.
     #[must_use]
     pub fn floor(&self) -> f32 {

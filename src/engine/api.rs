@@ -1,13 +1,14 @@
 //! What the engine is asked and what it answers.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::{
-    pattern::{Mode, PatternKind},
+    cache::Layer,
+    pattern::{Mode, Pattern, PatternKind},
     scope::Scope,
     store::Visibility,
 };
@@ -189,7 +190,7 @@ pub enum Outcome {
     /// The pattern ran. `value` is its output with the envelope members the model needs (`etag`, `more`, `partial`, `project`).
     Output {
         /// As rendered in `text`.
-        value: Value,
+        value: Arc<Value>,
         /// Names this output; hand it back as `unless`.
         etag: String,
         /// Handle of the whole result where it was shrunk.
@@ -238,10 +239,12 @@ pub struct Receipt {
     pub tokens_out: usize,
     /// The vocabulary was not loaded yet: `tokens_out` is bytes / 4.
     pub tokens_estimated: bool,
-    /// Bytes that the steps produced or read.
+    /// Bytes that the steps produced or read; of a kept answer, those of the run that made it.
     pub bytes_seen: u64,
-    /// `miss`, `hit`, or `off`.
+    /// `hit`: a kept answer, and no step ran. `miss`: none was kept. `off`: answers of this call are not kept.
     pub cache: &'static str,
+    /// Where a kept answer was found.
+    pub cache_layer: Option<Layer>,
     /// How the target was chosen: `name`, `phrase`, `regex`, `llm`, `handle` (a kept result), or `none` (candidates).
     pub matched_by: &'static str,
     /// Whole duration.
@@ -250,6 +253,22 @@ pub struct Receipt {
     pub steps: Vec<StepReceipt>,
     /// Per completion of a language model.
     pub llm: Vec<LlmReceipt>,
+    /// What was not as it should be: backends that were not asked, failed or were slow, and what did without them.
+    pub degraded: Vec<String>,
+}
+
+impl Receipt {
+    /// The receipt of a run of `pattern` that did nothing yet.
+    #[must_use]
+    pub(super) fn of(pattern: &Pattern) -> Self {
+        Self {
+            pattern: Some(pattern.full_name()),
+            deprecated: pattern.deprecated.as_ref().map(ToString::to_string),
+            kind: Some(pattern.kind.as_str()),
+            hash: Some(pattern.hash.clone()),
+            ..Self::default()
+        }
+    }
 }
 
 /// What one completion of a language model cost.

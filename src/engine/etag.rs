@@ -1,6 +1,6 @@
 //! Names an output, so that an equal one need not be sent again.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 /// Crockford's base 32: no two letters that look alike.
@@ -29,22 +29,32 @@ pub(super) fn canonical(value: &Value) -> String {
     text
 }
 
+/// As [`canonical`], of an object.
+#[must_use]
+pub(super) fn canonical_object(members: &Map<String, Value>) -> String {
+    let mut text = String::new();
+    write_object(members, &mut text);
+    text
+}
+
+fn write_object(members: &Map<String, Value>, text: &mut String) {
+    let mut sorted: Vec<_> = members.iter().collect();
+    sorted.sort_unstable_by_key(|(name, _)| name.as_str());
+    text.push('{');
+    for (index, (name, member)) in sorted.into_iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(&Value::from(name.as_str()).to_string());
+        text.push(':');
+        write_canonical(member, text);
+    }
+    text.push('}');
+}
+
 fn write_canonical(value: &Value, text: &mut String) {
     match value {
-        Value::Object(members) => {
-            let mut sorted: Vec<_> = members.iter().collect();
-            sorted.sort_unstable_by_key(|(name, _)| name.as_str());
-            text.push('{');
-            for (index, (name, member)) in sorted.into_iter().enumerate() {
-                if index > 0 {
-                    text.push(',');
-                }
-                text.push_str(&Value::from(name.as_str()).to_string());
-                text.push(':');
-                write_canonical(member, text);
-            }
-            text.push('}');
-        }
+        Value::Object(members) => write_object(members, text),
         Value::Array(items) => {
             text.push('[');
             for (index, item) in items.iter().enumerate() {

@@ -12,7 +12,10 @@ use std::{
 use jiff::Timestamp;
 
 use super::{EngineError, ErrorKind, Execution, Outcome};
-use crate::scope::{ProjectId, Scope};
+use crate::{
+    cache::Layer,
+    scope::{ProjectId, Scope},
+};
 
 /// Scopes remembered.
 const SCOPES_MAX: usize = 1_024;
@@ -57,8 +60,8 @@ pub struct OwnFigures {
     pub patterns: BTreeMap<String, (u64, u64)>,
     /// Calls that got the answer of an equal one that ran at the same time.
     pub shared: u64,
-    /// Answers from a cache, and lookups in vain.
-    pub cache: (u64, u64),
+    /// Kept answers that were found in this process, and in the layer that instances share; lookups in vain.
+    pub cache: CacheUse,
     /// Answers that told only that nothing changed.
     pub unchanged: u64,
     /// o200k_base tokens of the answers.
@@ -70,6 +73,15 @@ pub struct OwnFigures {
     /// Bytes that the steps of these answers read or made.
     pub bytes_seen: u64,
     durations: Vec<u32>,
+}
+
+/// What kept answers were good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "told where it stands")]
+pub struct CacheUse {
+    pub local: u64,
+    pub shared: u64,
+    pub misses: u64,
 }
 
 impl Figures {
@@ -124,7 +136,7 @@ impl OwnFigures {
             failed: BTreeMap::new(),
             patterns: BTreeMap::new(),
             shared: 0,
-            cache: (0, 0),
+            cache: CacheUse { local: 0, shared: 0, misses: 0 },
             unchanged: 0,
             tokens_out: 0,
             tokens_estimated: 0,
@@ -153,9 +165,10 @@ impl OwnFigures {
                 self.bytes_out += execution.text.len() as u64;
                 self.bytes_seen += receipt.bytes_seen;
                 self.unchanged += u64::from(matches!(execution.outcome, Outcome::Unchanged { .. }));
-                match receipt.cache {
-                    "hit" => self.cache.0 += 1,
-                    "miss" => self.cache.1 += 1,
+                match (receipt.cache, receipt.cache_layer) {
+                    (_, Some(Layer::Local)) => self.cache.local += 1,
+                    (_, Some(Layer::Shared)) => self.cache.shared += 1,
+                    ("miss", None) => self.cache.misses += 1,
                     _ => {}
                 }
             }

@@ -4,14 +4,17 @@ mod allowed;
 mod api;
 mod asking;
 mod budget;
+mod cached;
 mod etag;
 mod fallback;
 mod figures;
 mod flight;
 mod inputs;
+mod kept;
 pub mod llm;
 mod offer;
 mod outside;
+mod parts;
 mod plan;
 pub mod relative;
 mod resolve;
@@ -29,7 +32,7 @@ pub use api::{
     MemoryListener, MemoryTouched, NobodyToAsk, NotAnswered, Observer, Outcome, Question, Receipt,
     StepReceipt, Target, Workspace,
 };
-pub use figures::{Figures, OwnFigures};
+pub use figures::{CacheUse, Figures, OwnFigures};
 pub use offer::{CANDIDATES_TOKENS, MEMORIES_TOKENS};
 pub use outside::Outside;
 pub use plan::{Plan, PlanError};

@@ -12,6 +12,7 @@ use super::{
     tokens::{self, Measure},
 };
 use crate::{
+    resilience,
     scope::{Rights, Scope},
     store::{MemoryFilter, MemoryQuery, Trust},
 };
@@ -86,7 +87,11 @@ impl Engine {
         let filter = MemoryFilter { limit: MEMORIES_MAX, ..MemoryFilter::default() };
         let query = MemoryQuery { text: query.to_owned(), filter, ..MemoryQuery::default() };
         let until = deadline.min(Instant::now() + MEMORIES_WAIT);
-        let found = timeout_at(until, self.store().search(scope, query, self.now())).await;
+        let found = timeout_at(
+            until,
+            resilience::until(until.into_std(), self.store().search(scope, query, self.now())),
+        )
+        .await;
         let Ok(Ok(found)) = found else { return (Vec::new(), 0) };
         let bytes = found.hits.iter().map(|hit| hit.memory.content.len() as u64).sum();
         let mut memories: Vec<Value> = found

@@ -1,12 +1,18 @@
 //! What steps reach beyond the store and the workspace: shared by all runs of a process, opened when first used.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     figures::Figures,
     steps::{http, llm, mcp, sql},
 };
-use crate::scope::Scope;
+use crate::{
+    resilience::{BackendKind, Backends, Standing},
+    scope::Scope,
+};
 
 /// The ways out of the process. By default none is configured.
 #[derive(Debug, Default)]
@@ -21,6 +27,8 @@ pub struct Outside {
     pub llm: llm::Models,
     /// What calls cost, for `server.stats`.
     pub figures: Figures,
+    /// The guards of all that the process depends on.
+    pub backends: Arc<Backends>,
 }
 
 impl Outside {
@@ -30,7 +38,21 @@ impl Outside {
     /// What of it does not work now, as far as that concerns calls of `scope`: one text each, its part first.
     #[must_use]
     pub fn degraded(&self, scope: &Scope) -> Vec<String> {
-        self.sql.ailing(scope.project()).map(|(name, reason)| format!("database {name}: {reason}")).collect()
+        let concerns = |standing: &Standing| {
+            let name = &*standing.backend.name;
+            match standing.backend.kind {
+                BackendKind::Database | BackendKind::Redis | BackendKind::Model => true,
+                BackendKind::Source => self.sql.offers(scope.project(), name),
+                BackendKind::Server => self.mcp.offers(scope, name),
+                // Which hosts others read from is theirs to know.
+                BackendKind::Host => false,
+            }
+        };
+        let ailing = self.backends.ailing(Instant::now()).into_iter().filter(concerns);
+        let ailing = ailing.map(|standing| standing.to_string());
+        let unread =
+            self.sql.ailing(scope.project()).map(|(name, reason)| format!("database {name}: {reason}"));
+        ailing.chain(unread).collect()
     }
 
     /// Ends what is open: connections, and the processes of child servers. Nothing can be used afterwards.

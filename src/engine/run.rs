@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     pattern::{Effect, ExpressionError, Family, OnError, Pattern, StepSpec, Template},
+    resilience,
     scope::{Rights, Scope},
     store::SharedStore,
 };
@@ -413,8 +414,9 @@ impl<'a> Run<'a> {
         let deadline = self.deadline(step);
         let cancel = self.cancel.child_token();
         let _ended = cancel.clone().drop_guard();
+        let work = self.dispatch(step, place, with, root, deadline, cancel);
         let work: Boxed<'_, Result<StepOutput, StepError>> =
-            Box::pin(self.dispatch(step, place, with, root, deadline, cancel));
+            Box::pin(resilience::until(deadline.into_std(), work));
         let output = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(cancelled()),

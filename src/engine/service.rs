@@ -11,7 +11,10 @@ use jiff::Timestamp;
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -19,9 +22,11 @@ use super::{
     Observer, Outcome, Outside, Receipt, Workspace,
     allowed::lacking,
     budget::{self, Envelope, Keep},
-    etag::{canonical, etag},
+    cached::{Cost, Depends},
+    etag::{canonical_object, etag},
     flight::{Flights, Turn},
     inputs,
+    kept::{self, Answer, Keeping},
     plan::Plan,
     results::{self, ResultQuery},
     run::{self, Given},
@@ -29,8 +34,10 @@ use super::{
     tokens,
 };
 use crate::{
-    limits::ConnectionLimits,
+    cache::{Cache, CacheLimits, SecondLayer},
+    limits::{ConnectionLimits, StoreLimits},
     pattern::{BindSource, Effect, Family, Mode, Pattern, StepSpec},
+    resilience::{self, BackendKind, STORE},
     scope::{Rights, Scope},
     store::{SharedStore, StoreError, StoredResult},
 };
@@ -57,11 +64,17 @@ pub struct EngineSettings {
     pub result_budget_tokens: usize,
     /// Longest that a call may take: a pattern whose `limits.timeout` is longer declares that it may outlive one.
     pub call_deadline: Duration,
+    /// How long a handle lives in the store.
+    pub handle_ttl: Duration,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self { result_budget_tokens: 2_000, call_deadline: ConnectionLimits::default().call_deadline }
+        Self {
+            result_budget_tokens: 2_000,
+            call_deadline: ConnectionLimits::default().call_deadline,
+            handle_ttl: StoreLimits::default().handle_ttl,
+        }
     }
 }
 
@@ -76,13 +89,21 @@ pub struct Engine {
     flights: Flights<FlightKey, Result<Execution, EngineError>>,
     listener: OnceLock<Arc<dyn MemoryListener>>,
     outside: Arc<Outside>,
+    pub(super) cache: Cache<Answer>,
+    /// See [`Engine::depends`].
+    pub(super) store_name: OnceCell<[u8; 32]>,
 }
 
 /// What is made of a pattern once.
 #[derive(Debug)]
-struct Compiled {
+pub(super) struct Compiled {
     inputs: Validator,
     output: Validator,
+    /// Equal calls may get one answer.
+    is_shareable: bool,
+    pub(super) reads_memory: bool,
+    pub(super) keeping: Option<Keeping>,
+    pub(super) cost: Cost,
 }
 
 /// Calls that may share one run: everything that the answer depends on, and the whole scope with its rights.
@@ -94,7 +115,10 @@ struct FlightKey {
     input: String,
     query: Option<String>,
     session: Option<String>,
+    scratch: String,
     unless: Option<String>,
+    /// Who comes after a write was acknowledged does not get what was read before it.
+    generation: Option<u64>,
 }
 
 /// What surrounds one execution.
@@ -148,7 +172,15 @@ impl Engine {
             flights: Flights::default(),
             listener: OnceLock::new(),
             outside: Arc::default(),
+            cache: Cache::new(CacheLimits { local_bytes_max: 0, ..CacheLimits::default() }, None),
+            store_name: OnceCell::new(),
         }
+    }
+
+    /// The same engine with answers kept within `limits`, in `second` too where there is one. Without this none is kept.
+    #[must_use]
+    pub fn with_cache(self, limits: CacheLimits, second: Option<Arc<dyn SecondLayer>>) -> Self {
+        Self { cache: Cache::new(limits, second), ..self }
     }
 
     /// The same engine with ways out of the process.
@@ -161,6 +193,10 @@ impl Engine {
     #[must_use]
     pub fn outside(&self) -> &Arc<Outside> {
         &self.outside
+    }
+
+    pub(super) const fn settings(&self) -> &EngineSettings {
+        &self.settings
     }
 
     pub(super) const fn store(&self) -> &SharedStore {
@@ -200,7 +236,15 @@ impl Engine {
     ) -> Result<Execution, EngineError> {
         let begun = Instant::now();
         let mut pattern = None;
-        let result = self.attempt(scope, request, around, begun, &mut pattern).await;
+        let deadline = around.task_deadline.map_or(around.deadline, |task| task.max(around.deadline));
+        let attempt = resilience::until(deadline, self.attempt(scope, request, around, begun, &mut pattern));
+        let (mut result, degraded) = resilience::accounted(attempt).await;
+        if let Ok(execution) = &mut result {
+            // An answer that others computed tells what they met.
+            execution.receipt.degraded.extend(degraded);
+            execution.receipt.degraded.sort_unstable();
+            execution.receipt.degraded.dedup();
+        }
         // A run that waits for an answer of the client has not ended: it comes again.
         if !matches!(&result, Ok(execution) if matches!(execution.outcome, Outcome::Suspended)) {
             let pattern = pattern.as_deref();
@@ -252,7 +296,20 @@ impl Engine {
                 execution.receipt.llm.splice(..0, spent);
                 execution
             })
-            .map_err(hinted)
+            .map_err(|error| self.hinted(error))
+    }
+
+    /// Says when to try again, where that may help: the store's breaker knows best.
+    fn hinted(&self, error: EngineError) -> EngineError {
+        let hint = match error.kind {
+            ErrorKind::StoreUnavailable => {
+                let pause = self.outside.backends.retry_after(BackendKind::Database, STORE);
+                Some(pause.unwrap_or(RETRY_STORE))
+            }
+            ErrorKind::Busy => Some(RETRY_BUSY),
+            _ => None,
+        };
+        EngineError { retry_after: error.retry_after.or(hint), ..error }
     }
 
     /// Whether `pattern` declares that it may outlive a call.
@@ -277,13 +334,15 @@ impl Engine {
             return Err(lacking("reading a result", missing));
         }
         tokens::warm();
+        let reading = self.store.get_result(scope, &query.handle, self.clock.now());
+        let reading = resilience::until(deadline, reading);
         let deadline = Instant::from_std(deadline);
-        let stored = timeout_at(deadline, self.store.get_result(scope, &query.handle, self.clock.now()))
+        let stored = timeout_at(deadline, reading)
             .await
             .map_err(|_| late("the store did not answer in time"))?
             .map_err(|error| {
                 let unknown = matches!(error, StoreError::UnknownHandle);
-                let error = hinted(StepError::from(error).into_engine_error("handle"));
+                let error = self.hinted(StepError::from(error).into_engine_error("handle"));
                 if unknown { advised(error, "run the pattern again for a new one") } else { error }
             })?;
         let value = results::page(stored.value, query, self.settings.result_budget_tokens, deadline).await?;
@@ -302,7 +361,7 @@ impl Engine {
             },
             outcome: Outcome::Output {
                 etag: etag(&query.handle, self.settings.result_budget_tokens, &value),
-                value,
+                value: Arc::new(value),
                 handle: Some(query.handle.clone()),
             },
             text,
@@ -313,34 +372,78 @@ impl Engine {
         &self,
         scope: &Scope,
         request: ExecuteRequest,
-        chosen: Chosen,
+        mut chosen: Chosen,
         workspace: &Workspace,
         around: Surroundings<'_>,
     ) -> Result<Execution, EngineError> {
+        let given = std::mem::take(&mut chosen.input);
         let pattern = &chosen.pattern;
         let compiled = self.compiled(pattern)?;
-        let input = inputs::prepare(&pattern.inputs, &compiled.inputs, chosen.input.clone())?;
-        // What asks has an answer of this caller's own.
-        let asks = has(pattern, Family::Llm) || uses(&pattern.steps, "control.ask");
-        let shared =
-            pattern.effect == Effect::ReadOnly && !request.fresh && !has(pattern, Family::Session) && !asks;
-        let call = Call { scope, request: &request, chosen: &chosen, compiled: &compiled, workspace, input };
-        let mut execution =
-            if shared { self.share(&call, &around).await? } else { self.produce(&call, &around).await? };
+        let input = inputs::prepare(&pattern.inputs, &compiled.inputs, given)?;
+        let deadline = Instant::from_std(around.deadline).min(Instant::now() + pattern.limits.timeout);
+        let (within, scratch) = self.within_session(scope, request.session.as_deref(), deadline).await?;
+        let mut call = Call {
+            scope,
+            within,
+            request: &request,
+            chosen: &chosen,
+            compiled: &compiled,
+            workspace,
+            project: compiled.reads_memory.then(|| project_name(workspace, scope)),
+            canonical: if compiled.is_shareable { canonical_object(&input) } else { String::new() },
+            input,
+            scratch,
+            unless: request.unless.as_deref(),
+        };
+        let depends = if compiled.is_shareable { self.depends(&call, &around).await } else { None };
+        let place = depends.as_ref().and_then(|depends| depends.place.as_ref());
+        if place.is_some() {
+            // The whole answer is kept; what the caller has of it is looked at afterwards.
+            call.unless = None;
+        }
+        let mut execution = match &depends {
+            Some(depends) if !request.fresh => self.answer(&call, depends, &around).await?,
+            _ => self.make(&call, place, &around).await?,
+        };
+        if place.is_some() {
+            execution = kept::unless(execution, request.unless.as_deref(), call.project.as_deref());
+        }
         execution.receipt.matched_by = chosen.matched_by;
         Ok(execution)
     }
 
+    /// The kept answer, or that of one run for all who ask.
+    async fn answer(
+        &self,
+        call: &Call<'_>,
+        depends: &Depends,
+        around: &Surroundings<'_>,
+    ) -> Result<Execution, EngineError> {
+        if let Some(place) = &depends.place
+            && let Some(kept) = self.lookup(call, place, around).await
+        {
+            return Ok(kept);
+        }
+        self.share(call, depends, around).await
+    }
+
     /// Runs once for all equal calls that wait at the same time.
-    async fn share(&self, call: &Call<'_>, around: &Surroundings<'_>) -> Result<Execution, EngineError> {
+    async fn share(
+        &self,
+        call: &Call<'_>,
+        depends: &Depends,
+        around: &Surroundings<'_>,
+    ) -> Result<Execution, EngineError> {
         let key = FlightKey {
             scope: call.scope.clone(),
             hash: call.chosen.pattern.hash.clone(),
             mode: call.request.mode,
-            input: canonical(&Value::Object(call.input.clone())),
+            input: call.canonical.clone(),
             query: call.chosen.query.clone(),
             session: call.request.session.clone(),
-            unless: call.request.unless.clone(),
+            scratch: call.scratch_text(),
+            unless: call.unless.map(str::to_owned),
+            generation: depends.generation,
         };
         let turn = tokio::select! {
             biased;
@@ -356,7 +459,7 @@ impl Engine {
                 result
             }
             Turn::Lead(lead) => {
-                let result = self.produce(call, around).await;
+                let result = self.make(call, depends.place.as_ref(), around).await;
                 // What only this caller suffers is not handed on: whoever waits then runs on its own.
                 let own = around.cancel.is_cancelled() || StdInstant::now() >= around.deadline;
                 if !own {
@@ -367,19 +470,23 @@ impl Engine {
         }
     }
 
-    async fn produce(&self, call: &Call<'_>, around: &Surroundings<'_>) -> Result<Execution, EngineError> {
+    pub(super) async fn produce(
+        &self,
+        call: &Call<'_>,
+        around: &Surroundings<'_>,
+    ) -> Result<Execution, EngineError> {
         let pattern: &Pattern = &call.chosen.pattern;
         let now = self.clock.now();
         let own_deadline = Instant::now() + pattern.limits.timeout;
         let is_cut = Instant::from_std(around.deadline) < own_deadline;
         let deadline = Instant::from_std(around.deadline).min(own_deadline);
-        let (scope, scratch) = self.within_session(call, now, deadline).await?;
+        let scope = call.within.clone();
         let bound = Bound::of(pattern, call.workspace, &scope, now)?;
         let root = Map::from_iter([
             ("inputs".to_owned(), Value::Object(call.input.clone())),
             ("bind".to_owned(), Value::Object(bound.values)),
             ("query".to_owned(), json!(call.chosen.query)),
-            ("session".to_owned(), Value::Object(scratch)),
+            ("session".to_owned(), Value::Object(call.scratch.clone())),
         ]);
         let ran = run::run(Given {
             pattern,
@@ -418,15 +525,11 @@ impl Engine {
         let budget_tokens = budget_of(pattern, call.request.mode);
         let etag = etag(&pattern.hash, budget_tokens, &ran.output);
         let mut receipt = Receipt {
-            pattern: Some(named(pattern)),
-            deprecated: pattern.deprecated.as_ref().map(ToString::to_string),
-            kind: Some(pattern.kind.as_str()),
-            hash: Some(pattern.hash.clone()),
             bytes_seen: ran.bytes_seen,
             cache: "off",
             steps: ran.receipts,
             llm: ran.llm,
-            ..Receipt::default()
+            ..Receipt::of(pattern)
         };
         if ran.is_suspended {
             return Ok(suspended(receipt));
@@ -434,17 +537,15 @@ impl Engine {
         let envelope = Envelope {
             etag: (pattern.effect == Effect::ReadOnly).then(|| etag.clone()),
             partial: ran.partial,
-            project: has(pattern, Family::Memory).then(|| project_name(call.workspace, &scope)),
+            project: call.project.clone(),
         };
-        if pattern.effect == Effect::ReadOnly && call.request.unless.as_deref() == Some(&etag) {
-            let mut unchanged = json!({"unchanged": true, "etag": etag});
-            if let Some(project) = &envelope.project {
-                unchanged["project"] = json!(project);
-            }
-            let text = unchanged.to_string();
-            let tokens = tokens::count(&text);
-            (receipt.tokens_out, receipt.tokens_estimated) = (tokens.count, tokens.estimated);
-            return Ok(Execution { outcome: Outcome::Unchanged { etag }, text, receipt });
+        if pattern.effect == Effect::ReadOnly && call.unless == Some(etag.as_str()) {
+            let unchanged = Execution {
+                outcome: Outcome::Output { value: Arc::default(), etag, handle: None },
+                text: String::new(),
+                receipt,
+            };
+            return Ok(kept::unless(unchanged, call.unless, call.project.as_deref()));
         }
         let keep_until = Instant::from_std(around.deadline).min(Instant::now() + KEEP_MAX);
         let kept =
@@ -474,7 +575,7 @@ impl Engine {
         }
         (receipt.tokens_out, receipt.tokens_estimated) = (fitted.tokens.count, fitted.tokens.estimated);
         Ok(Execution {
-            outcome: Outcome::Output { value: fitted.value, etag, handle: fitted.handle },
+            outcome: Outcome::Output { value: Arc::new(fitted.value), etag, handle: fitted.handle },
             text: fitted.text,
             receipt,
         })
@@ -483,12 +584,13 @@ impl Engine {
     /// The scope within the session that the call names, and its scratch.
     async fn within_session(
         &self,
-        call: &Call<'_>,
-        now: Timestamp,
+        scope: &Scope,
+        session: Option<&str>,
         deadline: Instant,
     ) -> Result<(Scope, Map<String, Value>), EngineError> {
-        let Some(handle) = &call.request.session else { return Ok((call.scope.clone(), Map::new())) };
-        let scratch = timeout_at(deadline, self.store.session_scratch(call.scope, handle, now))
+        let Some(handle) = session else { return Ok((scope.clone(), Map::new())) };
+        let reading = self.store.session_scratch(scope, handle, self.clock.now());
+        let scratch = timeout_at(deadline, resilience::until(deadline.into_std(), reading))
             .await
             .map_err(|_| late("the store did not answer in time"))?
             .map_err(|error| {
@@ -500,7 +602,7 @@ impl Engine {
             .iter()
             .take(16)
             .fold(String::new(), |key, byte| key + &format!("{byte:02x}"));
-        Ok((call.scope.with_session(&key), scratch))
+        Ok((scope.with_session(&key), scratch))
     }
 
     /// Whether `input` is what `pattern` takes.
@@ -510,7 +612,7 @@ impl Engine {
             .is_ok_and(|compiled| inputs::prepare(&pattern.inputs, &compiled.inputs, input.clone()).is_ok())
     }
 
-    fn compiled(&self, pattern: &Pattern) -> Result<Arc<Compiled>, EngineError> {
+    pub(super) fn compiled(&self, pattern: &Pattern) -> Result<Arc<Compiled>, EngineError> {
         let lock = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(compiled) = lock().get(&pattern.hash) {
             return Ok(Arc::clone(compiled));
@@ -525,6 +627,14 @@ impl Engine {
         let compiled = Arc::new(Compiled {
             inputs: inputs::schema(&pattern.inputs).map_err(|error| fault("inputs", error))?,
             output: inputs::schema(&pattern.output.schema).map_err(|error| fault("output.schema", error))?,
+            // What asks has an answer of this caller's own.
+            is_shareable: pattern.effect == Effect::ReadOnly
+                && !has(pattern, Family::Session)
+                && !has(pattern, Family::Llm)
+                && !uses(&pattern.steps, "control.ask"),
+            reads_memory: has(pattern, Family::Memory),
+            keeping: Keeping::of(pattern),
+            cost: Cost::default(),
         });
         let mut all = lock();
         if all.len() >= COMPILED_MAX {
@@ -536,13 +646,29 @@ impl Engine {
 }
 
 /// One call, complete.
-struct Call<'a> {
+pub(super) struct Call<'a> {
     scope: &'a Scope,
-    request: &'a ExecuteRequest,
-    chosen: &'a Chosen,
-    compiled: &'a Compiled,
-    workspace: &'a Workspace,
+    /// The same within the session that the call names.
+    pub(super) within: Scope,
+    pub(super) request: &'a ExecuteRequest,
+    pub(super) chosen: &'a Chosen,
+    pub(super) compiled: &'a Compiled,
+    pub(super) workspace: &'a Workspace,
+    /// What the answer calls the project, where it tells of memories.
+    pub(super) project: Option<String>,
     input: Map<String, Value>,
+    /// The inputs as canonical JSON, where equal calls may get one answer.
+    pub(super) canonical: String,
+    scratch: Map<String, Value>,
+    /// The etag that the run itself looks at.
+    unless: Option<&'a str>,
+}
+
+impl Call<'_> {
+    /// The session's scratch as canonical JSON; nothing where the call names no session.
+    pub(super) fn scratch_text(&self) -> String {
+        if self.request.session.is_some() { canonical_object(&self.scratch) } else { String::new() }
+    }
 }
 
 /// What the server fills in.
@@ -599,7 +725,8 @@ struct Kept<'a> {
 impl Keep for Kept<'_> {
     async fn keep(&self, output: &Value) -> Option<String> {
         let result = StoredResult { pattern: self.pattern.clone(), value: output.clone() };
-        match timeout_at(self.until, self.store.put_result(self.scope, result, self.now)).await {
+        let keeping = self.store.put_result(self.scope, result, self.now);
+        match timeout_at(self.until, resilience::until(self.until.into_std(), keeping)).await {
             Ok(Ok(handle)) => return Some(handle),
             Ok(Err(error)) => tracing::warn!(%error, pattern = self.pattern, "a result could not be kept"),
             Err(_) => tracing::warn!(pattern = self.pattern, "the store did not keep a result in time"),
@@ -690,14 +817,4 @@ fn late(message: &str) -> EngineError {
 /// The same error with what to do about it.
 fn advised(error: EngineError, advice: &str) -> EngineError {
     EngineError { message: format!("{}; {advice}", error.message), ..error }
-}
-
-/// Says when to try again, where that may help.
-fn hinted(error: EngineError) -> EngineError {
-    let hint = match error.kind {
-        ErrorKind::StoreUnavailable => Some(RETRY_STORE),
-        ErrorKind::Busy => Some(RETRY_BUSY),
-        _ => None,
-    };
-    EngineError { retry_after: error.retry_after.or(hint), ..error }
 }

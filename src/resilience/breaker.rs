@@ -6,9 +6,15 @@
 //! Time is an argument, so that a test needs no clock.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
+
+/// A breaker that nobody has asked for so long after it would let one try is not told of as trouble any more.
+const TOLD_FOR: Duration = Duration::from_mins(5);
 
 /// When it opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +30,9 @@ pub struct BreakerSettings {
 pub struct Breaker {
     settings: BreakerSettings,
     state: Mutex<State>,
+    failures: AtomicU64,
+    opened: AtomicU64,
+    refused: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +44,17 @@ enum State {
     HalfOpen(bool),
 }
 
+/// What a breaker has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BreakerCounts {
+    /// Tries that failed.
+    pub failures: u64,
+    /// Times that it opened, a failed probe included.
+    pub opened: u64,
+    /// Those who were not let through.
+    pub refused: u64,
+}
+
 /// What the breaker is doing, for figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
@@ -44,6 +64,21 @@ pub enum BreakerState {
     Open,
     /// One may.
     HalfOpen,
+}
+
+impl BreakerState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
 }
 
 /// Nobody may try now.
@@ -66,7 +101,13 @@ impl Breaker {
     /// A closed breaker.
     #[must_use]
     pub const fn new(settings: BreakerSettings) -> Self {
-        Self { settings, state: Mutex::new(State::Closed(0)) }
+        Self {
+            settings,
+            state: Mutex::new(State::Closed(0)),
+            failures: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
     }
 
     /// Asks to try once.
@@ -75,16 +116,55 @@ impl Breaker {
     /// [`Refused`] while it is open, or half open with a probe out.
     pub fn admit(&self, now: Instant) -> Result<Permit<'_>, Refused> {
         let mut state = self.state();
-        let is_probe = match *state {
-            State::Closed(_) => false,
-            State::Open(until) if now < until => return Err(Refused { retry_after: until - now }),
-            State::Open(_) | State::HalfOpen(false) => {
-                *state = State::HalfOpen(true);
-                true
-            }
-            State::HalfOpen(true) => return Err(Refused { retry_after: self.settings.pause }),
-        };
+        if let Some(retry_after) = self.wait(*state, now) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Refused { retry_after });
+        }
+        let is_probe = !matches!(*state, State::Closed(_));
+        if is_probe {
+            *state = State::HalfOpen(true);
+        }
         Ok(Permit { breaker: self, is_probe, is_told: false })
+    }
+
+    /// How long nobody may try, where [`Breaker::admit`] would refuse at `now`. Takes no turn, and counts nothing.
+    #[must_use]
+    pub fn shut(&self, now: Instant) -> Option<Duration> {
+        let state = *self.state();
+        self.wait(state, now)
+    }
+
+    fn wait(&self, state: State, now: Instant) -> Option<Duration> {
+        match state {
+            State::Open(until) if now < until => Some(until - now),
+            State::HalfOpen(true) => Some(self.settings.pause),
+            State::Closed(_) | State::Open(_) | State::HalfOpen(false) => None,
+        }
+    }
+
+    /// Somebody was turned away without having asked here.
+    pub(super) fn count_refusal(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What it has counted.
+    #[must_use]
+    pub fn counts(&self) -> BreakerCounts {
+        BreakerCounts {
+            failures: self.failures.load(Ordering::Relaxed),
+            opened: self.opened.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether what it stands before is in trouble at `now`: it is not closed, and somebody cared lately.
+    #[must_use]
+    pub fn is_ailing(&self, now: Instant) -> bool {
+        match *self.state() {
+            State::Closed(_) => false,
+            State::Open(until) => now < until + TOLD_FOR,
+            State::HalfOpen(_) => true,
+        }
     }
 
     /// What it is doing at `now`.
@@ -114,20 +194,25 @@ impl Permit<'_> {
     }
 
     /// The backend failed at `now`. `pause`: how long it asked to be left alone, where it did; then the breaker opens at
-    /// once.
-    pub fn fail(mut self, now: Instant, pause: Option<Duration>) {
+    /// once. Whether it opened by this.
+    pub fn fail(mut self, now: Instant, pause: Option<Duration>) -> bool {
         self.is_told = true;
-        let settings = self.breaker.settings;
+        let Breaker { settings, failures, opened, .. } = self.breaker;
+        failures.fetch_add(1, Ordering::Relaxed);
         let mut state = self.breaker.state();
-        let opened = State::Open(now + pause.unwrap_or_default().max(settings.pause));
-        *state = match (*state, pause) {
-            (State::Closed(failures), None) if failures + 1 < settings.failures => {
-                State::Closed(failures + 1)
-            }
-            (State::Closed(_), _) => opened,
-            _ if self.is_probe => opened,
-            (state, _) => state,
+        let opens = match (*state, pause) {
+            (State::Closed(before), None) => before + 1 >= settings.failures,
+            (State::Closed(_), Some(_)) => true,
+            // What began before the breaker opened says nothing new.
+            _ => self.is_probe,
         };
+        if opens {
+            opened.fetch_add(1, Ordering::Relaxed);
+            *state = State::Open(now + pause.unwrap_or_default().max(settings.pause));
+        } else if let State::Closed(before) = &mut *state {
+            *before += 1;
+        }
+        opens
     }
 }
 
@@ -168,6 +253,17 @@ mod tests {
         assert_eq!(breaker.now(now), BreakerState::Open);
         let later = now + Duration::from_secs(4);
         assert_eq!(breaker.admit(later).unwrap_err().retry_after, Duration::from_secs(6));
+        assert_eq!(breaker.counts(), BreakerCounts { failures: 7, opened: 1, refused: 1 });
+    }
+
+    #[test]
+    fn trouble_that_nobody_looks_at_any_more_is_not_told_of() {
+        let (breaker, now) = breaker();
+        assert!(!breaker.is_ailing(now));
+        (0..3).for_each(|_| fail(&breaker, now));
+        for (after, ails) in [(Duration::ZERO, true), (PAUSE * 2, true), (PAUSE + TOLD_FOR, false)] {
+            assert_eq!(breaker.is_ailing(now + after), ails, "{after:?}");
+        }
     }
 
     #[test]

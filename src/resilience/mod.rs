@@ -2,6 +2,9 @@
 //! calls it may hold, and an account of both.
 
 pub mod breaker;
+mod call;
+mod guard;
+mod retry;
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use breaker::{Breaker, BreakerSettings, BreakerState, Permit, Refused};
+pub use breaker::{Breaker, BreakerCounts, BreakerSettings, BreakerState, Permit, Refused};
+pub use call::{accounted, deadline, note, until};
+pub use guard::{Entry, Guard, GuardSettings, Shut};
+pub use retry::Pauses;
 
-/// Failures in a row that open a breaker, and for how long, where nobody says otherwise.
-const DEFAULT: BreakerSettings = BreakerSettings { failures: 5, pause: Duration::from_secs(1) };
+/// Hosts that are known at once: beyond, the one that nobody asked for longest is forgotten. All other backends are named
+/// by the configuration.
+const HOSTS_MAX: usize = 128;
+/// The store's name among databases.
+pub const STORE: &str = "store";
 
 /// What kind of thing a backend is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +74,14 @@ impl fmt::Display for Backend {
 /// The guards of all backends of a process, made when first asked for.
 #[derive(Debug, Default)]
 pub struct Backends {
-    known: Mutex<BTreeMap<Backend, Arc<Breaker>>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    guards: BTreeMap<Backend, (u64, Arc<Guard>)>,
+    /// Counts the questions: who was asked for last has the highest number.
+    asked: u64,
 }
 
 /// How one backend stands.
@@ -75,25 +91,98 @@ pub struct Standing {
     pub backend: Backend,
     /// Its breaker.
     pub breaker: BreakerState,
+    /// Whether it is in trouble: not closed, and somebody cared lately.
+    pub is_ailing: bool,
+    /// How long nobody may try, where nobody may.
+    pub retry_after: Option<Duration>,
+    /// Tries that failed.
+    pub failures: u64,
+    /// Times that the breaker opened.
+    pub opened: u64,
+    /// Calls that were turned away: by the breaker, or because there was no place.
+    pub refused: u64,
+    /// Calls that it holds now.
+    pub in_use: usize,
+    /// Calls that wait for a place now.
+    pub waiting: usize,
+    /// Questions that were asked again.
+    pub retries: u64,
+}
+
+impl fmt::Display for Standing {
+    /// `database store: open`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.backend, self.breaker.as_str().replace('_', " "))
+    }
 }
 
 impl Backends {
+    /// The guard of a backend, with what its kind is guarded by.
+    #[must_use]
+    pub fn guard(&self, kind: BackendKind, name: &str) -> Arc<Guard> {
+        self.guard_with(kind, name, kind.settings())
+    }
+
+    /// The guard of a backend; where there is none yet, with these settings.
+    #[must_use]
+    pub fn guard_with(&self, kind: BackendKind, name: &str, settings: GuardSettings) -> Arc<Guard> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.asked += 1;
+        let asked = known.asked;
+        let backend = Backend { kind, name: name.into() };
+        if let Some((last, guard)) = known.guards.get_mut(&backend) {
+            *last = asked;
+            return Arc::clone(guard);
+        }
+        if kind == BackendKind::Host {
+            known.make_room();
+        }
+        let guard = Arc::new(Guard::new(backend.clone(), settings));
+        known.guards.insert(backend, (asked, Arc::clone(&guard)));
+        guard
+    }
+
     /// The breaker of a backend.
     #[must_use]
     pub fn breaker(&self, kind: BackendKind, name: &str) -> Arc<Breaker> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let breaker = known.entry(Backend { kind, name: name.into() });
-        Arc::clone(breaker.or_insert_with(|| Arc::new(Breaker::new(DEFAULT))))
+        Arc::clone(self.guard(kind, name).breaker())
+    }
+
+    /// How long nobody may ask a backend, where nobody may.
+    #[must_use]
+    pub fn retry_after(&self, kind: BackendKind, name: &str) -> Option<Duration> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, guard) = known.guards.get(&Backend { kind, name: name.into() })?;
+        guard.breaker().shut(Instant::now())
     }
 
     /// How all that anybody used stand at `now`.
     #[must_use]
     pub fn standings(&self, now: Instant) -> Vec<Standing> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .iter()
-            .map(|(backend, breaker)| Standing { backend: backend.clone(), breaker: breaker.now(now) })
-            .collect()
+        known.guards.values().map(|(_, guard)| guard.standing(now)).collect()
+    }
+
+    /// Those in trouble.
+    #[must_use]
+    pub fn ailing(&self, now: Instant) -> Vec<Standing> {
+        let mut standings = self.standings(now);
+        standings.retain(|standing| standing.is_ailing);
+        standings
+    }
+}
+
+impl Known {
+    /// Forgets the host that nobody asked for longest, where there are too many.
+    fn make_room(&mut self) {
+        let hosts = || self.guards.iter().filter(|(backend, _)| backend.kind == BackendKind::Host);
+        if hosts().count() < HOSTS_MAX {
+            return;
+        }
+        let oldest = hosts().min_by_key(|(_, (last, _))| *last).map(|(backend, _)| backend.clone());
+        if let Some(oldest) = oldest {
+            self.guards.remove(&oldest);
+        }
     }
 }
 
@@ -102,25 +191,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backend_has_one_breaker_and_all_are_told_of() {
+    fn a_backend_has_one_guard_and_all_are_told_of() {
         let backends = Backends::default();
         let now = Instant::now();
-        for _ in 0..DEFAULT.failures {
+        for _ in 0..BackendKind::Redis.settings().breaker.failures {
             let breaker = backends.breaker(BackendKind::Redis, "cache");
             breaker.admit(now).unwrap().fail(now, None);
         }
-        let _other = backends.breaker(BackendKind::Database, "store");
-        let told: Vec<_> = backends
-            .standings(now)
-            .into_iter()
-            .map(|standing| (standing.backend.to_string(), standing.breaker))
-            .collect();
-        assert_eq!(
-            told,
-            [
-                ("database store".to_owned(), BreakerState::Closed),
-                ("redis cache".to_owned(), BreakerState::Open)
-            ]
-        );
+        let _other = backends.guard(BackendKind::Database, STORE);
+        let told =
+            |standings: Vec<Standing>| -> Vec<String> { standings.iter().map(ToString::to_string).collect() };
+        assert_eq!(told(backends.standings(now)), ["database store: closed", "redis cache: open"]);
+        assert_eq!(told(backends.ailing(now)), ["redis cache: open"]);
+        assert_eq!(backends.retry_after(BackendKind::Database, STORE), None);
+        assert!(backends.retry_after(BackendKind::Redis, "cache").is_some());
+    }
+
+    #[test]
+    fn of_hosts_those_that_were_asked_last_are_known() {
+        let backends = Backends::default();
+        let _server = backends.guard(BackendKind::Server, "kept");
+        for n in 0..HOSTS_MAX {
+            let _host = backends.guard(BackendKind::Host, &format!("host{n}"));
+        }
+        let _again = backends.guard(BackendKind::Host, "host0");
+        let _new = backends.guard(BackendKind::Host, "new");
+        let standings = backends.standings(Instant::now());
+        assert_eq!(standings.len(), HOSTS_MAX + 1);
+        for (name, is_known) in [("host0", true), ("host1", false), ("new", true), ("kept", true)] {
+            let known = standings.iter().any(|standing| *standing.backend.name == *name);
+            assert_eq!(known, is_known, "{name}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What stands around the service of a shared server: limits, figures, the audit log, readiness.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use tracing::warn;
 
@@ -8,9 +8,14 @@ use crate::{
     access::Access,
     admission::Governed,
     audit::{Audit, Digester},
+    cache::{
+        SecondLayer as _, Told,
+        redis::{Redis, RedisFigures},
+    },
     compose::Shared,
-    config::Config,
+    config::{Config, DatabaseUrl},
     metrics::{Metrics, Sample, Sampled},
+    resilience::{BackendKind, Backends, BreakerState, Standing},
     store::{SharedStore, StoreState},
     tool::{Service, tasks::TaskFigures},
     transport::{Checked, Health, StoreCheck},
@@ -44,7 +49,21 @@ pub(super) fn oversee(config: &Config, parts: &Shared, access: &Arc<Access>) -> 
     health = health.with(Checked::helpful("tokens", move || {
         door.degraded().map_or(Ok(()), |reason| Err(reason.to_owned()))
     }));
-    watch(parts, &metrics);
+    let backends = Arc::clone(&parts.engine.outside().backends);
+    health = health.with(Checked::helpful("backends", move || ailing(&backends)));
+    let database = match config.database {
+        DatabaseUrl::Sqlite(_) => "sqlite",
+        DatabaseUrl::Postgres(_) => "postgres",
+    };
+    if let Some(redis) = &parts.redis {
+        let told = Arc::clone(redis);
+        health = health.with(Checked::helpful("redis", move || match told.told() {
+            Told::Unused | Told::Well => Ok(()),
+            Told::Ailing(reason) => Err(reason),
+        }));
+        watch_redis(redis, &metrics);
+    }
+    watch(parts, &metrics, database);
     let service = Governed::new(
         inner,
         &config.network,
@@ -67,27 +86,106 @@ fn open_audit(config: &Config) -> io::Result<Option<Arc<Audit>>> {
     Audit::start(path.clone(), digester).map(Some)
 }
 
+/// Whether all that is depended on works. Hosts are counted: which ones patterns read from is not for everybody.
+fn ailing(backends: &Backends) -> Result<(), String> {
+    let (hosts, named): (Vec<Standing>, Vec<Standing>) = backends
+        .ailing(Instant::now())
+        .into_iter()
+        .partition(|standing| standing.backend.kind == BackendKind::Host);
+    let mut told: Vec<String> = named.iter().map(ToString::to_string).collect();
+    if !hosts.is_empty() {
+        told.push(format!("{} of the hosts of http.get: not closed", hosts.len()));
+    }
+    if told.is_empty() { Ok(()) } else { Err(told.join(", ")) }
+}
+
+/// A figure of each backend.
+type BackendFigure = (&'static str, &'static str, Sampled, fn(&Standing) -> f64);
+
+const BACKEND_FIGURES: [BackendFigure; 6] = [
+    ("breaker_opened", "Times that the breaker of a backend opened", Sampled::Counter, |of| of.opened as f64),
+    ("backend_failures", "Tries of a backend that failed", Sampled::Counter, |of| of.failures as f64),
+    ("backend_refused", "Calls that a backend's guard turned away", Sampled::Counter, |of| of.refused as f64),
+    ("backend_retries", "Reads that a backend was asked again", Sampled::Counter, |of| of.retries as f64),
+    ("backend_in_use", "Calls that a backend holds now", Sampled::Gauge, |of| of.in_use as f64),
+    ("backend_waiting", "Calls that wait for a backend now", Sampled::Gauge, |of| of.waiting as f64),
+];
+
+/// How the backends stand that anybody has used.
+fn watch_backends(backends: &Arc<Backends>, metrics: &Metrics) {
+    let labels = |of: &Standing| {
+        vec![("kind", of.backend.kind.as_str().to_owned()), ("name", of.backend.name.to_string())]
+    };
+    let known = Arc::clone(backends);
+    metrics.sample(
+        "breaker_state",
+        "Which state the breaker of a backend is in (1)",
+        Sampled::Gauge,
+        move || {
+            let standings = known.standings(Instant::now());
+            let samples = standings.iter().flat_map(|of| {
+                BreakerState::ALL.into_iter().map(move |state| Sample {
+                    labels: [labels(of), vec![("state", state.as_str().to_owned())]].concat(),
+                    value: f64::from(u8::from(of.breaker == state)),
+                })
+            });
+            samples.collect()
+        },
+    );
+    for (name, help, kind, figure) in BACKEND_FIGURES {
+        let known = Arc::clone(backends);
+        metrics.sample(name, help, kind, move || {
+            let standings = known.standings(Instant::now());
+            standings.iter().map(|of| Sample { labels: labels(of), value: figure(of) }).collect()
+        });
+    }
+}
+
+/// A figure of the cache's second layer.
+type RedisFigure = (&'static str, &'static str, Sampled, fn(&RedisFigures) -> f64);
+
+const REDIS_FIGURES: [RedisFigure; 9] = [
+    ("redis_commands", "Commands sent to Redis", Sampled::Counter, |of| of.commands as f64),
+    ("redis_failures", "Commands to Redis that failed", Sampled::Counter, |of| of.failures as f64),
+    ("redis_timeouts", "Commands that Redis did not answer in time", Sampled::Counter, |of| {
+        of.timeouts as f64
+    }),
+    ("redis_skipped", "Commands that were not sent: no connection stood", Sampled::Counter, |of| {
+        of.skipped as f64
+    }),
+    ("redis_waited_seconds", "Time waited for Redis, in all", Sampled::Counter, |of| of.waited.as_secs_f64()),
+    ("redis_reconnects", "Connections made anew to a server of Redis", Sampled::Counter, |of| {
+        of.reconnects as f64
+    }),
+    ("redis_invalidations", "Entries that Redis told of as changed", Sampled::Counter, |of| {
+        of.invalidations as f64
+    }),
+    ("redis_nodes", "Servers of Redis that hold entries", Sampled::Gauge, |of| of.nodes as f64),
+    ("redis_connected", "Servers of Redis that are connected and tell what changes", Sampled::Gauge, |of| {
+        of.connected as f64
+    }),
+];
+
+/// What the cache's second layer knows of itself.
+fn watch_redis(redis: &Arc<Redis>, metrics: &Metrics) {
+    for (name, help, kind, figure) in REDIS_FIGURES {
+        let known = Arc::clone(redis);
+        metrics.sample(name, help, kind, move || vec![Sample::plain(figure(&known.figures()))]);
+    }
+}
+
 /// What the parts know of themselves.
-fn watch(parts: &Shared, metrics: &Metrics) {
+fn watch(parts: &Shared, metrics: &Metrics, database: &'static str) {
     let store = SharedStore::clone(&parts.store);
     metrics.sample("store_state", "Which state the store is in (1), by backend", Sampled::Gauge, move || {
         let state = store.state();
         let samples = StoreState::ALL.into_iter().map(|of| Sample {
-            labels: vec![("backend", "sqlite".to_owned()), ("state", of.as_str().to_owned())],
+            labels: vec![("backend", database.to_owned()), ("state", of.as_str().to_owned())],
             value: f64::from(u8::from(state == Some(of))),
         });
         if state.is_some() { samples.collect() } else { Vec::new() }
     });
-    let store = SharedStore::clone(&parts.store);
-    metrics.sample(
-        "breaker_open",
-        "Whether calls get the last failure of a backend at once (1), instead of trying it again",
-        Sampled::Gauge,
-        move || {
-            let is_open = store.state().map(|state| f64::from(u8::from(state == StoreState::Failed)));
-            is_open.map(|open| Sample::labelled("backend", "sqlite", open)).into_iter().collect()
-        },
-    );
+    watch_backends(&parts.engine.outside().backends, metrics);
     let tasks = Arc::clone(parts.service.tasks());
     metrics.sample("tasks_running", "Tasks that run", Sampled::Gauge, move || {
         vec![Sample::plain(tasks.figures().running as f64)]

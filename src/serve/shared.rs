@@ -194,7 +194,7 @@ async fn serve(config: &Config, runtime: Handle) -> Result<(), ServeError> {
         audit.close();
     }
     parts.service.tasks().close(TASKS_END).await;
-    parts.engine.outside().close().await;
+    parts.engine.close().await;
     parts.store.close(CLOSE_MAX).await;
     info!("ended");
     served.map_err(of_address)

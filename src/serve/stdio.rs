@@ -75,7 +75,7 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
     let signals = watch_signals(&runtime, &mailbox)?;
 
     let local = Local::new(config);
-    let outside = Arc::clone(local.engine.outside());
+    let engine = Arc::clone(&local.engine);
     let tmws = local.service();
     let tasks = Arc::clone(tmws.tasks());
     let service: Arc<dyn Service> = tmws;
@@ -124,7 +124,7 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
     drop(driver);
     drop(entered);
     runtime.block_on(tasks.close(TASKS_END));
-    runtime.block_on(outside.close());
+    runtime.block_on(engine.close());
     runtime.shutdown_timeout(RUNTIME_END);
     ended
 }

@@ -91,6 +91,9 @@ pub enum StoreError {
         /// What to look at, without secrets.
         reason: String,
     },
+    /// More calls than may wait for it.
+    #[error("too many calls wait for the store; try again in a moment")]
+    Busy,
     /// The value offends a limit or rule; `field` says which.
     #[error("{field}: {message}")]
     Invalid {
@@ -123,7 +126,11 @@ impl StoreError {
                     reason.replace(&path.display().to_string(), &Path::new(file).display().to_string());
                 Self::Unavailable { reason: shown }
             }
-            error @ (Self::Locked | Self::Invalid { .. } | Self::UnknownHandle | Self::Internal(_)) => error,
+            error @ (Self::Locked
+            | Self::Busy
+            | Self::Invalid { .. }
+            | Self::UnknownHandle
+            | Self::Internal(_)) => error,
         }
     }
 
@@ -131,6 +138,7 @@ impl StoreError {
     pub(super) fn repeated(&self) -> Self {
         match self {
             Self::Locked => Self::Locked,
+            Self::Busy => Self::Busy,
             Self::ReadOnly { place } => Self::ReadOnly { place: place.clone() },
             Self::Corrupt { place } => Self::Corrupt { place: place.clone() },
             Self::NewerVersion { place, found, known } => {

@@ -1,30 +1,51 @@
-//! A store that is opened when it is first needed.
+//! A store that is opened when it is first needed, and left alone for a moment where it fails.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex as StdMutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant as StdInstant},
 };
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Changes, EmbeddingProgress, Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter,
     MemoryQuery, NewMemory, NewTask, Remembered, Store, StoreError, StoreOptions, StoreState, StoreStats,
     StoredResult, StoredTask, TaskChange, TaskWrite,
 };
-use crate::{revision::Era, scope::Scope};
+use crate::{
+    resilience::{self, Backend, BackendKind, Backends, Entry, Guard, Pauses, STORE},
+    revision::Era,
+    scope::Scope,
+};
 
-/// After a failed opening, calls get its error for so long before the next one tries again.
-const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// Who says nothing of its time waits so long for a place among the calls.
+const PLACE_MAX: Duration = Duration::from_secs(10);
+/// So long before its caller's time is over a call ends, or by a quarter where that is less, so that its own typed error
+/// still arrives.
+const ENDS_EARLY: Duration = Duration::from_millis(50);
+/// Longest wait for a server's answer: to what is read, to a search that may have a model read first, and to a write, which
+/// may wait for the locks of others.
+const READ_MAX: Duration = Duration::from_secs(3);
+const SEARCH_MAX: Duration = Duration::from_secs(8);
+const WRITE_MAX: Duration = Duration::from_secs(10);
+/// A read that failed sooner than this is asked again.
+const QUICK: Duration = Duration::from_millis(500);
 
 /// A [`Store`] that touches no file and no network before the first call, tries again after a failure, and opens anew
 /// where its file was replaced.
+///
+/// **Guarded.** A breaker stands before it: after failures in a row that mean that it is gone, locked or slow, and at
+/// once where it cannot be opened, calls get the last error without a try; after a pause one of them tries. No call
+/// waits beyond its caller's deadline ([`resilience::until`]), nor for a server that has stopped answering.
 pub struct LazyStore {
     options: StoreOptions,
     state: Mutex<State>,
@@ -32,28 +53,146 @@ pub struct LazyStore {
     told: AtomicUsize,
     /// Whoever calls is somebody else than whose file it is.
     is_discreet: bool,
+    guard: Arc<Guard>,
+    /// What calls get that are not let through.
+    last: StdMutex<Option<StoreError>>,
 }
 
 enum State {
     Closed,
+    /// The last opening failed, then.
     Failed {
         error: StoreError,
-        since: Instant,
+        at: Instant,
     },
     Open(Arc<dyn Store>),
     /// For good.
     Ended,
 }
 
+/// What a call does, as far as it matters to how long it may take and whether it may be asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    /// Reads little.
+    Read,
+    /// Reads, perhaps with a model.
+    Search,
+    /// Changes something.
+    Write,
+    /// Reads or changes much: takes as long as it takes.
+    Long,
+}
+
+impl Ask {
+    const fn limit(self, is_model_read: bool) -> Option<Duration> {
+        match self {
+            Self::Search if !is_model_read => Some(SEARCH_MAX),
+            Self::Read | Self::Search => Some(READ_MAX),
+            Self::Write => Some(WRITE_MAX),
+            Self::Long => None,
+        }
+    }
+
+    fn late(self) -> StoreError {
+        let reason = match self {
+            Self::Read | Self::Search => "it did not answer in time; try again in a moment",
+            Self::Write | Self::Long => {
+                "it did not answer in time: what was being written may or may not be stored; look before you write it \
+                 again"
+            }
+        };
+        StoreError::Unavailable { reason: reason.to_owned() }
+    }
+}
+
+/// Why a try failed.
+enum Failed {
+    /// The store was not asked: it could not be opened.
+    Opening(StoreError),
+    /// It was not asked: somebody else just found out, or it was closed for good.
+    Unasked(StoreError),
+    /// It says so.
+    Told(StoreError),
+    /// The time was over.
+    Late,
+}
+
+/// One try of a call; what failed is told to the breaker. `Err`: the error for the caller, and until when the same may be
+/// asked again, where it may.
+macro_rules! attempt {
+    ($lazy:expr, $ask:expr, $store:ident => $call:expr) => {{
+        let (lazy, ask): (&Self, Ask) = ($lazy, $ask);
+        match lazy.enter(ask).await {
+            Err(error) => Err((error, None)),
+            Ok((entry, end)) => {
+                let began = Instant::now();
+                let work = async {
+                    let $store = lazy.store(began).await?;
+                    let answer = async { $call.await.map_err(Failed::Told) };
+                    match lazy.answer_by(ask) {
+                        Some(until) => timeout_at(until, answer).await.unwrap_or(Err(Failed::Late)),
+                        None => answer.await,
+                    }
+                };
+                let tried = match end {
+                    Some(end) => timeout_at(end, work).await.unwrap_or(Err(Failed::Late)),
+                    None => work.await,
+                };
+                match tried {
+                    Ok(answer) => {
+                        entry.succeed();
+                        Ok(answer)
+                    }
+                    Err(failed) => {
+                        let (error, is_worth_it) = lazy.fail(entry, failed, ask);
+                        let is_quick = is_worth_it && began.elapsed() < QUICK;
+                        Err((error, is_quick.then(|| end.unwrap_or_else(|| began + PLACE_MAX))))
+                    }
+                }
+            }
+        }
+    }};
+}
+
+/// Asks for what only reads: again, where the store is gone at once.
+macro_rules! read {
+    ($lazy:expr, $ask:ident, $store:ident => $call:expr) => {{
+        let mut pauses = Pauses::of_a_read();
+        let outcome = loop {
+            match attempt!($lazy, Ask::$ask, $store => $call) {
+                Ok(answer) => break Ok(answer),
+                Err((error, None)) => break Err(error),
+                Err((error, Some(until))) => {
+                    if !pauses.wait(&$lazy.guard, Duration::ZERO, until.into_std()).await {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        $lazy.shown(outcome)
+    }};
+}
+
+/// Asks once.
+macro_rules! once {
+    ($lazy:expr, $ask:ident, $store:ident => $call:expr) => {{
+        let outcome = attempt!($lazy, Ask::$ask, $store => $call);
+        $lazy.shown(outcome.map_err(|(error, _)| error))
+    }};
+}
+
 impl LazyStore {
     /// A store where `options` say; nothing is opened or made yet.
     #[must_use]
     pub fn new(options: impl Into<StoreOptions>) -> Self {
+        let backend = Backend { kind: BackendKind::Database, name: STORE.into() };
         Self {
             options: options.into(),
             state: Mutex::new(State::Closed),
             told: AtomicUsize::new(0),
             is_discreet: false,
+            guard: Arc::new(Guard::new(backend, BackendKind::Database.settings())),
+            last: StdMutex::default(),
         }
     }
 
@@ -61,6 +200,12 @@ impl LazyStore {
     #[must_use]
     pub fn discreet(options: impl Into<StoreOptions>) -> Self {
         Self { is_discreet: true, ..Self::new(options) }
+    }
+
+    /// The same, known to `backends`.
+    #[must_use]
+    pub fn known_to(self, backends: &Backends) -> Self {
+        Self { guard: backends.guard(BackendKind::Database, STORE), ..self }
     }
 
     /// An outcome as its caller may see it.
@@ -82,14 +227,91 @@ impl LazyStore {
         self.told.store(state as usize, Ordering::Relaxed);
     }
 
-    /// The open store. Callers that come while it is being opened wait for the one opening.
-    async fn store(&self) -> Result<Arc<dyn Store>, StoreError> {
+    /// A place among the calls, and until when this one can wait where that is known.
+    async fn enter(&self, ask: Ask) -> Result<(Entry<'_>, Option<Instant>), StoreError> {
+        let now = StdInstant::now();
+        let end = resilience::deadline().map(|end| {
+            let left = end.saturating_duration_since(now);
+            now + left - ENDS_EARLY.min(left / 4)
+        });
+        let entered = self.guard.enter(end.unwrap_or(now + PLACE_MAX)).await;
+        match entered {
+            Ok(entry) => Ok((entry, end.map(Instant::from_std))),
+            Err(shut) if shut.is_busy => Err(StoreError::Busy),
+            Err(_) => Err(self.last().as_ref().map_or_else(|| ask.late(), StoreError::repeated)),
+        }
+    }
+
+    /// When a server that has said nothing is given up.
+    fn answer_by(&self, ask: Ask) -> Option<Instant> {
+        match &self.options {
+            // What lies in a file is there, or is locked, which has a limit of its own.
+            StoreOptions::Sqlite(_) => None,
+            StoreOptions::Postgres(options) => {
+                ask.limit(options.embeddings.is_ready()).map(|limit| Instant::now() + limit)
+            }
+        }
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<StoreError>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the breaker of a failure. The error for the caller, and whether the same may be asked again.
+    fn fail(&self, entry: Entry<'_>, failed: Failed, ask: Ask) -> (StoreError, bool) {
+        let keep = |error: &StoreError| *self.last() = Some(error.repeated());
+        match failed {
+            Failed::Opening(error) => {
+                keep(&error);
+                // Trying it is dear, and others would do the same.
+                entry.fail(Some(Duration::ZERO));
+                (error, false)
+            }
+            Failed::Unasked(error) => {
+                entry.give_up();
+                (error, false)
+            }
+            Failed::Late => {
+                let error = ask.late();
+                keep(&Ask::Read.late());
+                entry.give_up();
+                (error, false)
+            }
+            Failed::Told(error) => match &error {
+                StoreError::Unavailable { .. } | StoreError::Locked => {
+                    keep(&error);
+                    entry.fail(None);
+                    let is_gone = matches!(error, StoreError::Unavailable { .. });
+                    (error, is_gone)
+                }
+                StoreError::Invalid { .. } | StoreError::UnknownHandle => {
+                    entry.succeed();
+                    (error, false)
+                }
+                StoreError::Busy
+                | StoreError::ReadOnly { .. }
+                | StoreError::Corrupt { .. }
+                | StoreError::NewerVersion { .. }
+                | StoreError::Unsuitable { .. }
+                | StoreError::DiskFull { .. }
+                | StoreError::Internal(_) => {
+                    // It answers; what is wrong with it is another matter.
+                    entry.succeed();
+                    (error, false)
+                }
+            },
+        }
+    }
+
+    /// The open store. Callers that come while it is being opened wait for the one opening, and get its error.
+    async fn store(&self, began: Instant) -> Result<Arc<dyn Store>, Failed> {
         let mut state = self.state.lock().await;
         match &*state {
             State::Open(store) if !store.is_lost() => return Ok(Arc::clone(store)),
-            State::Failed { error, since } if since.elapsed() < RETRY_AFTER => return Err(error.repeated()),
+            State::Failed { error, at } if *at >= began => return Err(Failed::Unasked(error.repeated())),
             State::Ended => {
-                return Err(StoreError::Unavailable { reason: "it was closed; start tmws again".to_owned() });
+                let reason = "it was closed; start tmws again".to_owned();
+                return Err(Failed::Unasked(StoreError::Unavailable { reason }));
             }
             State::Open(_) | State::Failed { .. } | State::Closed => {}
         }
@@ -102,9 +324,9 @@ impl LazyStore {
             Err(error) => {
                 tracing::warn!(%error, "the store cannot be opened");
                 let told = error.repeated();
-                *state = State::Failed { error, since: Instant::now() };
+                *state = State::Failed { error, at: Instant::now() };
                 self.tell(StoreState::Failed);
-                Err(told)
+                Err(Failed::Opening(told))
             }
         }
     }
@@ -118,35 +340,44 @@ impl Store for LazyStore {
         new: NewMemory,
         now: Timestamp,
     ) -> Result<Remembered, StoreError> {
-        self.shown(async { self.store().await?.remember(scope, new, now).await }.await)
+        once!(self, Write, store => store.remember(scope, new, now))
     }
 
     async fn get(&self, scope: &Scope, id: &str, now: Timestamp) -> Result<Option<Memory>, StoreError> {
-        self.shown(async { self.store().await?.get(scope, id, now).await }.await)
+        read!(self, Read, store => store.get(scope, id, now))
     }
 
     async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
-        self.shown(async { self.store().await?.search(scope, query, now).await }.await)
+        read!(self, Search, store => store.search(scope, query.clone(), now))
     }
 
     async fn recalled(&self, scope: &Scope, ids: &[String], now: Timestamp) -> Result<(), StoreError> {
-        self.shown(async { self.store().await?.recalled(scope, ids, now).await }.await)
+        once!(self, Write, store => store.recalled(scope, ids, now))
     }
 
     async fn embedding(&self) -> Result<EmbeddingProgress, StoreError> {
-        self.shown(async { self.store().await?.embedding().await }.await)
+        read!(self, Read, store => store.embedding())
     }
 
     async fn mark(&self, scope: &Scope) -> Result<Mark, StoreError> {
-        self.shown(async { self.store().await?.mark(scope).await }.await)
+        read!(self, Read, store => store.mark(scope))
+    }
+
+    async fn next_expiry(
+        &self,
+        scope: &Scope,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        read!(self, Read, store => store.next_expiry(scope, now, until))
     }
 
     async fn changes(&self) -> Result<Option<Changes>, StoreError> {
-        self.shown(async { self.store().await?.changes().await }.await)
+        read!(self, Read, store => store.changes())
     }
 
     async fn list(&self, scope: &Scope, filter: MemoryFilter, now: Timestamp) -> Result<Hits, StoreError> {
-        self.shown(async { self.store().await?.list(scope, filter, now).await }.await)
+        read!(self, Read, store => store.list(scope, filter.clone(), now))
     }
 
     async fn update(
@@ -156,15 +387,15 @@ impl Store for LazyStore {
         change: MemoryChange,
         now: Timestamp,
     ) -> Result<Option<Memory>, StoreError> {
-        self.shown(async { self.store().await?.update(scope, id, change, now).await }.await)
+        once!(self, Write, store => store.update(scope, id, change, now))
     }
 
     async fn forget(&self, scope: &Scope, ids: &[String], now: Timestamp) -> Result<Forgotten, StoreError> {
-        self.shown(async { self.store().await?.forget(scope, ids, now).await }.await)
+        once!(self, Write, store => store.forget(scope, ids, now))
     }
 
     async fn stats(&self, scope: &Scope, now: Timestamp) -> Result<StoreStats, StoreError> {
-        self.shown(async { self.store().await?.stats(scope, now).await }.await)
+        read!(self, Search, store => store.stats(scope, now))
     }
 
     async fn export(
@@ -173,7 +404,7 @@ impl Store for LazyStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Memory>, StoreError> {
-        self.shown(async { self.store().await?.export(scope, after, limit).await }.await)
+        once!(self, Long, store => store.export(scope, after, limit))
     }
 
     async fn import(
@@ -182,15 +413,15 @@ impl Store for LazyStore {
         memories: Vec<Memory>,
         now: Timestamp,
     ) -> Result<ImportReport, StoreError> {
-        self.shown(async { self.store().await?.import(scope, memories, now).await }.await)
+        once!(self, Long, store => store.import(scope, memories, now))
     }
 
     async fn generation(&self, scope: &Scope) -> Result<u64, StoreError> {
-        self.shown(async { self.store().await?.generation(scope).await }.await)
+        read!(self, Read, store => store.generation(scope))
     }
 
     async fn open_session(&self, scope: &Scope, now: Timestamp) -> Result<String, StoreError> {
-        self.shown(async { self.store().await?.open_session(scope, now).await }.await)
+        once!(self, Write, store => store.open_session(scope, now))
     }
 
     async fn session_scratch(
@@ -199,7 +430,7 @@ impl Store for LazyStore {
         handle: &str,
         now: Timestamp,
     ) -> Result<Map<String, Value>, StoreError> {
-        self.shown(async { self.store().await?.session_scratch(scope, handle, now).await }.await)
+        read!(self, Read, store => store.session_scratch(scope, handle, now))
     }
 
     async fn set_session_scratch(
@@ -210,13 +441,11 @@ impl Store for LazyStore {
         value: Value,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.shown(
-            async { self.store().await?.set_session_scratch(scope, handle, key, value, now).await }.await,
-        )
+        once!(self, Write, store => store.set_session_scratch(scope, handle, key, value, now))
     }
 
     async fn close_session(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
-        self.shown(async { self.store().await?.close_session(scope, handle, now).await }.await)
+        once!(self, Write, store => store.close_session(scope, handle, now))
     }
 
     async fn put_result(
@@ -225,7 +454,7 @@ impl Store for LazyStore {
         result: StoredResult,
         now: Timestamp,
     ) -> Result<String, StoreError> {
-        self.shown(async { self.store().await?.put_result(scope, result, now).await }.await)
+        once!(self, Write, store => store.put_result(scope, result, now))
     }
 
     async fn get_result(
@@ -234,7 +463,7 @@ impl Store for LazyStore {
         handle: &str,
         now: Timestamp,
     ) -> Result<StoredResult, StoreError> {
-        self.shown(async { self.store().await?.get_result(scope, handle, now).await }.await)
+        read!(self, Read, store => store.get_result(scope, handle, now))
     }
 
     async fn put_task(
@@ -244,7 +473,7 @@ impl Store for LazyStore {
         most: usize,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.shown(async { self.store().await?.put_task(scope, task, most, now).await }.await)
+        once!(self, Write, store => store.put_task(scope, task, most, now))
     }
 
     async fn change_task(
@@ -255,7 +484,7 @@ impl Store for LazyStore {
         change: TaskChange,
         now: Timestamp,
     ) -> Result<TaskWrite, StoreError> {
-        self.shown(async { self.store().await?.change_task(scope, era, id, change, now).await }.await)
+        once!(self, Write, store => store.change_task(scope, era, id, change, now))
     }
 
     async fn get_task(
@@ -265,7 +494,7 @@ impl Store for LazyStore {
         id: &str,
         now: Timestamp,
     ) -> Result<Option<StoredTask>, StoreError> {
-        self.shown(async { self.store().await?.get_task(scope, era, id, now).await }.await)
+        read!(self, Read, store => store.get_task(scope, era, id, now))
     }
 
     async fn list_tasks(
@@ -274,15 +503,15 @@ impl Store for LazyStore {
         era: Era,
         now: Timestamp,
     ) -> Result<Vec<StoredTask>, StoreError> {
-        self.shown(async { self.store().await?.list_tasks(scope, era, now).await }.await)
+        read!(self, Read, store => store.list_tasks(scope, era, now))
     }
 
     async fn state_key(&self) -> Result<[u8; 32], StoreError> {
-        self.shown(async { self.store().await?.state_key().await }.await)
+        once!(self, Write, store => store.state_key())
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.shown(async { self.store().await?.check().await }.await)
+        once!(self, Write, store => store.check())
     }
 
     fn state(&self) -> Option<StoreState> {

@@ -142,6 +142,18 @@ pub trait Store: Send + Sync {
         Ok(Mark { generation: self.generation(scope).await?, has_session: scope.session().is_some() })
     }
 
+    /// The first time after `now` and up to `until` at which a memory expires that this scope may see (or perhaps may):
+    /// from then on its reads may differ without a write. Where a store does not know, that is `now`.
+    async fn next_expiry(
+        &self,
+        scope: &Scope,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let _ = (scope, until);
+        Ok(Some(now))
+    }
+
     /// Tells of every memory write that is committed from now on, by whatever process, while the subscription is kept;
     /// `None` where the store does not tell. Then [`Store::generation`] is to be asked.
     async fn changes(&self) -> Result<Option<Changes>, StoreError> {
@@ -285,7 +297,7 @@ pub enum StoreState {
     Closed,
     /// The last opening went well.
     Open,
-    /// The last opening failed; for a moment calls get its error, then one of them tries again.
+    /// The last opening failed.
     Failed,
 }
 

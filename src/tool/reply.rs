@@ -147,6 +147,7 @@ pub(super) fn invalid_arguments(revision: Revision, error: &InvalidArgument, sco
 pub(super) fn of_store(error: &StoreError) -> EngineError {
     let (kind, part, retry_after) = match error {
         StoreError::Locked => (ErrorKind::StoreUnavailable, None, Some(Duration::from_secs(1))),
+        StoreError::Busy => (ErrorKind::Busy, None, Some(Duration::from_millis(200))),
         StoreError::Unavailable { .. } => (ErrorKind::StoreUnavailable, None, Some(Duration::from_secs(5))),
         StoreError::ReadOnly { .. }
         | StoreError::Corrupt { .. }
@@ -199,6 +200,9 @@ pub fn receipt_meta(receipt: &Receipt) -> Value {
     }
     put("bytes_seen", receipt.bytes_seen.into());
     put("cache", receipt.cache.into());
+    if let Some(layer) = receipt.cache_layer {
+        put("cache_layer", layer.as_str().into());
+    }
     put("matched_by", receipt.matched_by.into());
     put("ms", fraction_millis(receipt.elapsed).into());
     let steps: Vec<Value> = receipt
@@ -218,6 +222,9 @@ pub fn receipt_meta(receipt: &Receipt) -> Value {
     if !receipt.llm.is_empty() {
         let llm: Vec<Value> = receipt.llm.iter().map(llm_meta).collect();
         put("llm", llm.into());
+    }
+    if !receipt.degraded.is_empty() {
+        put("degraded", receipt.degraded.clone().into());
     }
     Value::Object(map)
 }

@@ -23,6 +23,7 @@ use crate::{
     nearest,
     pattern::{Pattern, PatternKind},
     protocol::{Call, CallError, Notice, Profile, Reply, ServerEvent, TaskOffer},
+    resilience,
     revision::Revision,
     scope::{ProjectId, Rights, Scope},
     store::{SharedStore, StoreError, Visibility},
@@ -286,7 +287,7 @@ impl TmwsService {
         deadline: Instant,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, EngineError> {
-        match timeout_at(deadline.into(), call).await {
+        match timeout_at(deadline.into(), resilience::until(deadline, call)).await {
             Ok(result) => result.map_err(|error| reply::of_store(&error)),
             Err(_) => Err(EngineError {
                 kind: ErrorKind::Deadline,

@@ -208,6 +208,7 @@ impl Dependency for StoreCheck {
 const fn without_path(error: &StoreError) -> &'static str {
     match error {
         StoreError::Locked => "it is locked by another process",
+        StoreError::Busy => "too many calls wait for it",
         StoreError::ReadOnly { .. } => "it is read-only",
         StoreError::Corrupt { .. } => "it is damaged or no TMWS store",
         StoreError::NewerVersion { .. } => "a newer tmws wrote it",

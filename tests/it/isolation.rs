@@ -250,7 +250,7 @@ impl Bench {
         assert_eq!(*self.shared.shelf.faults(), [] as [String; 0]);
         match self.shared.engine.execute(scope, request, around).await {
             Ok(execution) => match execution.outcome {
-                Outcome::Output { value, .. } => value,
+                Outcome::Output { value, .. } => Arc::unwrap_or_clone(value),
                 other => panic!("{other:?}"),
             },
             Err(error) => json!({"error": error.kind.code(), "message": error.message, "part": error.part}),

@@ -6,6 +6,7 @@ mod access;
 mod admission;
 mod asking;
 mod authoring;
+mod backends;
 mod bridge;
 mod cli;
 mod config;

@@ -1,8 +1,14 @@
-//! Tests against servers that run beside: `scripts/postgres cargo test --test services`. Without them these fail, and are
-//! never skipped; plain `cargo test` leaves them out.
+//! Tests against servers that run beside: `scripts/redis scripts/postgres cargo test --test services`. Without them these
+//! fail, and are never skipped; plain `cargo test` leaves them out.
 
+mod frozen;
 mod moving;
 mod postgres;
+mod redis_faults;
+mod redis_layer;
+mod redis_many;
+mod redis_program;
+mod redis_server;
 mod search_quality;
 mod server;
 mod sql;

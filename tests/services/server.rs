@@ -123,6 +123,33 @@ impl Server {
         false
     }
 
+    /// Stops it and all of its processes where they are: connections stay, and are made, and nobody answers.
+    pub(crate) fn freeze(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let Some(child) = &self.running else { return };
+        let first = Pid::from_child(child);
+        let _ = kill_process(first, signal);
+        // None is begun while the first one stands still.
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Ok(stat) = fs::read_to_string(process.path().join("stat")) else { continue };
+            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+            if parent.and_then(|parent| parent.parse().ok()) == Some(first.as_raw_nonzero().get())
+                && let Some(pid) = Pid::from_raw(pid)
+            {
+                let _ = kill_process(pid, signal);
+            }
+        }
+    }
+
     fn log_file(&self) -> PathBuf {
         self.folder.path().join("log")
     }
@@ -134,6 +161,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.thaw();
         if let Some(mut child) = self.running.take() {
             let _ = kill_process(Pid::from_child(&child), Signal::QUIT);
             let _ = child.wait();

@@ -199,6 +199,13 @@ pub(crate) async fn a_duplicate_never_shortens_a_life(store: &dyn Store) {
 pub(crate) async fn a_memory_disappears_at_its_expiry(store: &dyn Store) {
     let a = scope("a", "ann");
     let memory = stored(store, &a, NewMemory { expires: Some(at(10)), ..tagged("brief", &["t"]) }, 1).await;
+    let next =
+        async |scope: &Scope, after, until| store.next_expiry(scope, at(after), at(until)).await.unwrap();
+    assert_eq!(next(&a, 1, 60).await, Some(at(10)));
+    assert_eq!(next(&a, 1, 10).await, Some(at(10)));
+    assert_eq!(next(&a, 1, 9).await, None, "later than asked for");
+    assert_eq!(next(&a, 10, 60).await, None, "it has expired");
+    assert_eq!(next(&scope("b", "ann"), 1, 60).await, None, "another project's");
     assert_eq!(listed(store, &a, 9).await, ["brief"]);
     assert_eq!(listed(store, &a, 10).await, Vec::<String>::new());
     assert_eq!(store.get(&a, &memory.id, at(10)).await.unwrap(), None);

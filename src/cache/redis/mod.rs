@@ -1,5 +1,417 @@
 //! The second layer: Redis, alone, behind Sentinel, or a cluster.
+//!
+//! Entries lie under `tmws:1:{<project>}:<digest>`; those of a project lie together, also in a cluster. Nothing is opened
+//! before the first use, and from then on a task keeps connections to every server that holds entries. A call never waits
+//! for a connection to be made but once, at the first use; and a server that once leaves a question unanswered is not
+//! asked again until a new connection to it stands. So a Redis that is gone, or hangs, costs those who wait at that
+//! moment, and nobody after.
 
+mod link;
+mod news;
+mod nodes;
+mod scripts;
+mod trouble;
 mod url;
 
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use redis::{Cmd, ErrorKind, FromRedisValue, ServerErrorKind, cmd};
+use tokio::{
+    sync::{broadcast::Receiver, watch},
+    time::{error::Elapsed, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::{
+    link::Node,
+    news::News,
+    nodes::{Keeper, Map, slot},
+    scripts::Procedure,
+    trouble::Trouble,
+    url::Kind,
+};
+use super::{CacheLimits, Invalidation, Key, Lease, SecondLayer, Told};
+use crate::{
+    hex::hex,
+    resilience::{Breaker, Permit},
+};
+
 pub use url::RedisUrl;
+
+/// What keys of entries begin with.
+const PREFIX: &str = "tmws:1:";
+/// Both connections to a server must stand within so long.
+const CONNECT_MAX: Duration = Duration::from_millis(300);
+/// An answer comes within so long.
+const ANSWER_MAX: Duration = Duration::from_millis(100);
+/// For so long after its end a lease that nobody else took still lets its holder put.
+const LEASE_KEPT: Duration = Duration::from_mins(1);
+
+/// What was done since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RedisFigures {
+    /// Commands sent.
+    pub commands: u64,
+    /// Of these, those that failed, unanswered ones included.
+    pub failures: u64,
+    /// Of these, those that were not answered in time.
+    pub timeouts: u64,
+    /// Commands that were not sent: no connection stood.
+    pub skipped: u64,
+    /// How long commands were waited for, in all.
+    pub waited: Duration,
+    /// Connections made to a server that had been connected before.
+    pub reconnects: u64,
+    /// Entries that servers told of as changed by others.
+    pub invalidations: u64,
+    /// Servers that hold entries.
+    pub nodes: u64,
+    /// Of these, those that are connected and tell what changes.
+    pub connected: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    commands: AtomicU64,
+    failures: AtomicU64,
+    timeouts: AtomicU64,
+    skipped: AtomicU64,
+    waited_us: AtomicU64,
+}
+
+/// Answers in Redis.
+pub struct Redis {
+    url: RedisUrl,
+    value_bytes_max: usize,
+    breaker: Arc<Breaker>,
+    news: Arc<News>,
+    map: Arc<RwLock<Arc<Map>>>,
+    /// Whether every server was tried once.
+    tried: watch::Sender<bool>,
+    keeper: Mutex<Keeping>,
+    is_started: AtomicBool,
+    /// What the last command said of the server.
+    trouble: Mutex<Option<Trouble>>,
+    is_full: AtomicBool,
+    counts: Counts,
+}
+
+enum Keeping {
+    Unused,
+    /// Ends when dropped.
+    Kept(#[expect(dead_code, reason = "holds the task")] AbortOnDropHandle<()>),
+    Closed,
+}
+
+/// What came of a command.
+enum Outcome<T> {
+    Answer(T),
+    /// The server does not know the script.
+    NoScript,
+    Failed,
+}
+
+impl Redis {
+    /// The Redis at `url`. Nothing is opened yet.
+    #[must_use]
+    pub fn new(url: RedisUrl, limits: CacheLimits, breaker: Arc<Breaker>) -> Self {
+        Self {
+            url,
+            value_bytes_max: limits.value_bytes_max,
+            breaker,
+            news: Arc::new(News::new()),
+            map: Arc::default(),
+            tried: watch::Sender::new(false),
+            keeper: Mutex::new(Keeping::Unused),
+            is_started: AtomicBool::new(false),
+            trouble: Mutex::default(),
+            is_full: AtomicBool::new(false),
+            counts: Counts::default(),
+        }
+    }
+
+    /// What it did.
+    #[must_use]
+    pub fn figures(&self) -> RedisFigures {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (invalidations, reconnects) = self.news.counts();
+        let map = self.map();
+        RedisFigures {
+            commands: of(&self.counts.commands),
+            failures: of(&self.counts.failures),
+            timeouts: of(&self.counts.timeouts),
+            skipped: of(&self.counts.skipped),
+            waited: Duration::from_micros(of(&self.counts.waited_us)),
+            reconnects,
+            invalidations,
+            nodes: map.nodes().count() as u64,
+            connected: map.nodes().filter(|node| node.is_live()).count() as u64,
+        }
+    }
+
+    /// Connects now, as the first use would, and waits until every server was tried; how it stands then.
+    pub async fn look(&self) -> Told {
+        self.start();
+        let mut tried = self.tried.subscribe();
+        // The sender is ours.
+        let _ = tried.wait_for(|tried| *tried).await;
+        self.told()
+    }
+
+    fn map(&self) -> Arc<Map> {
+        Arc::clone(&self.map.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Begins to keep connections, where nobody has, unless it is closed.
+    fn start(&self) {
+        if self.is_started.load(Ordering::Acquire) {
+            return;
+        }
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*keeper, Keeping::Unused) {
+            let keeping = Keeper::new(
+                self.url.clone(),
+                Arc::clone(&self.news),
+                Arc::clone(&self.map),
+                self.tried.clone(),
+            );
+            *keeper = Keeping::Kept(AbortOnDropHandle::new(tokio::spawn(keeping.keep())));
+        }
+        self.is_started.store(true, Ordering::Release);
+    }
+
+    /// The server of `key`, as soon as the first attempt to reach it is over.
+    async fn node(&self, key: &Key, until: tokio::time::Instant) -> Option<Arc<Node>> {
+        self.start();
+        if !*self.tried.borrow() {
+            let mut tried = self.tried.subscribe();
+            let _ = timeout_at(until, tried.wait_for(|tried| *tried)).await.ok()?;
+        }
+        self.map().node(slot(key.project().as_str().as_bytes())).cloned()
+    }
+
+    /// Sends `command` to the server of `key`.
+    async fn run<T: FromRedisValue>(&self, key: &Key, command: &Cmd, within: Duration) -> Outcome<T> {
+        let began = tokio::time::Instant::now();
+        let Ok(permit) = self.breaker.admit(Instant::now()) else { return self.skip() };
+        let node = self.node(key, began + within.min(CONNECT_MAX)).await;
+        let Some((node, live)) = node.and_then(|node| node.live().map(|live| (node, live))) else {
+            // Others may work; then the breaker is none of this one's.
+            if !self.map().nodes().any(|node| node.is_live()) {
+                permit.fail(Instant::now(), None);
+            }
+            return self.skip();
+        };
+        let sent = tokio::time::Instant::now();
+        let patience = within.saturating_sub(sent - began).min(ANSWER_MAX);
+        let mut connection = live.connection.clone();
+        self.counts.commands.fetch_add(1, Ordering::Relaxed);
+        let answer = timeout_at(sent + patience, command.query_async::<T>(&mut connection)).await;
+        self.counts.waited_us.fetch_add(sent.elapsed().as_micros() as u64, Ordering::Relaxed);
+        match answer {
+            Ok(Ok(answer)) => {
+                permit.succeed();
+                self.say(None);
+                Outcome::Answer(answer)
+            }
+            Ok(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                permit.succeed();
+                Outcome::NoScript
+            }
+            Ok(Err(error)) => {
+                let trouble = Trouble::of(&error);
+                self.fail(permit, trouble);
+                if let Some(trouble) = trouble
+                    && trouble.ends_connection()
+                {
+                    node.doubt(&live, trouble);
+                }
+                Outcome::Failed
+            }
+            Err(Elapsed { .. }) => {
+                self.counts.timeouts.fetch_add(1, Ordering::Relaxed);
+                self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                // Who gives it less than it may take learns nothing of it.
+                if patience == ANSWER_MAX {
+                    permit.fail(Instant::now(), None);
+                    node.doubt(&live, Trouble::Silent);
+                }
+                Outcome::Failed
+            }
+        }
+    }
+
+    fn skip<T>(&self) -> Outcome<T> {
+        self.counts.skipped.fetch_add(1, Ordering::Relaxed);
+        Outcome::Failed
+    }
+
+    /// Takes note of an error that the server answered.
+    fn fail(&self, permit: Permit<'_>, trouble: Option<Trouble>) {
+        self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        match trouble {
+            // It concerns this command alone, or what is there to do with it; the server works.
+            None => permit.succeed(),
+            Some(Trouble::Full) => {
+                permit.succeed();
+                self.is_full.store(true, Ordering::Relaxed);
+            }
+            // Some keys only, and it passes.
+            Some(Trouble::Clustered | Trouble::ClusterDown) => {
+                drop(permit);
+                let is_cluster = self.url.kind == Kind::Cluster;
+                self.say(if is_cluster { Some(Trouble::ClusterDown) } else { trouble });
+                self.news.changed.notify_one();
+            }
+            Some(_) => {
+                permit.fail(Instant::now(), None);
+                self.say(trouble);
+                self.news.changed.notify_one();
+            }
+        }
+    }
+
+    fn say(&self, trouble: Option<Trouble>) {
+        let mut last = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = trouble;
+    }
+
+    /// Runs a script, by its hash where the server knows it.
+    async fn procedure(
+        &self,
+        procedure: Procedure,
+        key: &Key,
+        keys: &[&str],
+        arguments: &[&[u8]],
+        within: Duration,
+    ) -> Option<u64> {
+        let began = Instant::now();
+        let mut outcome = self.run(key, &procedure.command(false, keys, arguments), within).await;
+        if matches!(outcome, Outcome::NoScript) {
+            let rest = within.saturating_sub(began.elapsed());
+            outcome = self.run(key, &procedure.command(true, keys, arguments), rest).await;
+        }
+        match outcome {
+            Outcome::Answer(number) => Some(number),
+            Outcome::NoScript | Outcome::Failed => None,
+        }
+    }
+}
+
+#[async_trait]
+impl SecondLayer for Redis {
+    async fn get(&self, key: &Key, within: Duration) -> Option<Vec<u8>> {
+        // What others put there may be longer than anything of ours, and is not to be taken in.
+        let mut command = cmd("GETRANGE");
+        command.arg(entry_key(key)).arg(0).arg(self.value_bytes_max);
+        match self.run::<Vec<u8>>(key, &command, within).await {
+            Outcome::Answer(bytes) if !bytes.is_empty() && bytes.len() <= self.value_bytes_max => Some(bytes),
+            _ => None,
+        }
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        bytes: Vec<u8>,
+        ttl: Duration,
+        lease: Option<u64>,
+        within: Duration,
+    ) -> bool {
+        let life = milliseconds(ttl);
+        if bytes.is_empty() || bytes.len() > self.value_bytes_max || life == 0 {
+            return false;
+        }
+        let entry = entry_key(key);
+        let is_kept = if let Some(lease) = lease {
+            let (number, life) = (lease.to_string(), life.to_string());
+            let arguments = [number.as_bytes(), &bytes, life.as_bytes()];
+            let keys = [lease_key(key), entry];
+            let keys = keys.each_ref().map(String::as_str);
+            self.procedure(Procedure::Put, key, &keys, &arguments, within).await == Some(1)
+        } else {
+            let mut command = cmd("SET");
+            command.arg(entry).arg(bytes).arg("PX").arg(life);
+            matches!(self.run::<()>(key, &command, within).await, Outcome::Answer(()))
+        };
+        if is_kept {
+            self.is_full.store(false, Ordering::Relaxed);
+        }
+        is_kept
+    }
+
+    async fn lease(&self, key: &Key, length: Duration, within: Duration) -> Lease {
+        let (length, kept) = (milliseconds(length).to_string(), milliseconds(LEASE_KEPT).to_string());
+        let arguments = [length.as_bytes(), kept.as_bytes()];
+        match self.procedure(Procedure::Take, key, &[&lease_key(key)], &arguments, within).await {
+            Some(0) => Lease::Held,
+            Some(number) => Lease::Taken(number),
+            None => Lease::Unavailable,
+        }
+    }
+
+    async fn give_back(&self, key: &Key, lease: u64, within: Duration) {
+        let number = lease.to_string();
+        let arguments = [number.as_bytes()];
+        // Where it cannot be given back, it ends by itself.
+        let _ = self.procedure(Procedure::GiveBack, key, &[&lease_key(key)], &arguments, within).await;
+    }
+
+    fn invalidations(&self) -> Receiver<Invalidation> {
+        self.news.subscribe()
+    }
+
+    fn told(&self) -> Told {
+        if !*self.tried.borrow() {
+            return Told::Unused;
+        }
+        let said = *self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = self.is_full.load(Ordering::Relaxed).then_some(Trouble::Full);
+        match self.map().trouble().or(said).or(full) {
+            None => Told::Well,
+            Some(trouble) => Told::Ailing(trouble.to_string()),
+        }
+    }
+
+    async fn close(&self) {
+        {
+            let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            *keeper = Keeping::Closed;
+        }
+        self.is_started.store(true, Ordering::Release);
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+        self.tried.send_replace(true);
+        self.news.everything();
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// Where an entry lies. The project is the key's hash tag.
+fn entry_key(key: &Key) -> String {
+    format!("{PREFIX}{{{}}}:{}", key.project(), hex(key.digest()))
+}
+
+/// Beside it; not under the prefix whose changes are told.
+fn lease_key(key: &Key) -> String {
+    format!("tmws:lease:1:{{{}}}:{}", key.project(), hex(key.digest()))
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(LIFE_MAX_MS)
+}
+
+/// Ten years: sums with the time stay exact in a script's numbers.
+const LIFE_MAX_MS: u64 = 10 * 366 * 24 * 60 * 60 * 1000;

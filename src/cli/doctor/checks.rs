@@ -10,10 +10,12 @@ use super::{
     probe::{Launch, probe},
 };
 use crate::{
+    cache::{SecondLayer as _, Told, redis::Redis},
     compose::Local,
     config::{Config, DatabaseUrl},
     embedding::EmbeddingError,
     engine::{Patterns as _, Workspace, llm::Fallback, steps::sql::SourceSpec, tokens},
+    resilience::{BackendKind, Backends},
     store::{EmbeddingProgress, PostgresFacts, PostgresOptions, PostgresStore},
 };
 
@@ -90,6 +92,33 @@ async fn store(config: &Config, local: &Local) -> Finding {
         Ok(Err(error)) => Finding::new("store", Verdict::Bad, error.to_string()),
         Err(_) => Finding::new("store", Verdict::Bad, format!("no answer within {} s", PATIENCE.as_secs())),
     }
+}
+
+/// The layer of the cache that instances share: connected to, and nothing read; nothing where there is none.
+pub(super) async fn redis(config: &Config) -> Option<Finding> {
+    const SUBJECT: &str = "redis";
+    let url = config.redis.clone()?;
+    let place = url.to_string();
+    let breaker = Backends::default().breaker(BackendKind::Redis, SUBJECT);
+    let redis = Redis::new(url, config.cache, breaker);
+    let told = timeout(PATIENCE, redis.look()).await;
+    let nodes = redis.figures().nodes;
+    redis.close().await;
+    Some(match told {
+        Ok(Told::Well) => {
+            let servers = if nodes == 1 { "1 server".to_owned() } else { format!("{nodes} servers") };
+            Finding::new(SUBJECT, Verdict::Good, format!("{place}: {servers}, which tell what changes"))
+                .with(json!({"url": place, "servers": nodes}))
+        }
+        Ok(Told::Ailing(reason)) => {
+            let detail = format!("{place}: {reason}; answers are kept in each process alone");
+            Finding::new(SUBJECT, Verdict::Warning, detail).with(json!({"url": place}))
+        }
+        Ok(Told::Unused) | Err(_) => {
+            let detail = format!("{place}: no answer within {} s", PATIENCE.as_secs());
+            Finding::new(SUBJECT, Verdict::Warning, detail).with(json!({"url": place}))
+        }
+    })
 }
 
 /// What makes the vectors of memories, and how many have one of it. Reads the model where it is in a folder.

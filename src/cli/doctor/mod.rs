@@ -79,6 +79,7 @@ pub(super) async fn run(
         Ok(config) => {
             findings.push(checks::configuration(config));
             findings.extend(checks::parts(config).await);
+            findings.extend(checks::redis(config).await);
             findings.push(door::door(config));
             findings.extend(door::projects_with_roots(config));
             findings.extend(door::servers(config));

@@ -21,7 +21,7 @@ use reqwest::Url;
 use serde_json::Value;
 
 use super::{Answer, Asker, ErrorKind, LlmReceipt, NotAnswered, Question};
-use crate::resilience::BreakerSettings;
+use crate::resilience::{Backends, BreakerSettings};
 use provider::{Provider, ProviderSettings};
 
 /// Who chooses a pattern for a query that no trigger matches.
@@ -245,6 +245,15 @@ impl Models {
             })
         });
         Self { fallback, max_tokens, timeout, provider }
+    }
+
+    /// The same, the provider known to `backends`.
+    #[must_use]
+    pub fn known_to(mut self, backends: &Backends) -> Self {
+        if let Some(provider) = &mut self.provider {
+            provider.be_known_to(backends);
+        }
+        self
     }
 
     /// Who chooses a pattern where no trigger does.

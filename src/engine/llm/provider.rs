@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     engine::{ErrorKind, tokens},
-    resilience::{Breaker, BreakerSettings, Permit, Refused},
+    resilience::{Backend, BackendKind, Backends, BreakerSettings, Entry, Guard, GuardSettings, Shut},
 };
 
 /// Largest answer read.
@@ -50,7 +50,7 @@ pub(super) struct ProviderSettings {
 pub(super) struct Provider {
     settings: ProviderSettings,
     client: OnceCell<Client>,
-    breaker: Breaker,
+    guard: Arc<Guard>,
     budget: Budget,
 }
 
@@ -77,8 +77,18 @@ impl Failure {
 
 impl Provider {
     pub(super) fn new(settings: ProviderSettings) -> Self {
-        let (breaker, budget) = (Breaker::new(settings.breaker), Budget::new(settings.tokens));
-        Self { settings, client: OnceCell::new(), breaker, budget }
+        let kind = BackendKind::Model;
+        let guarded = GuardSettings { breaker: settings.breaker, ..kind.settings() };
+        let guard = Arc::new(Guard::new(Backend { kind, name: name(&settings.url).into() }, guarded));
+        let budget = Budget::new(settings.tokens);
+        Self { settings, client: OnceCell::new(), guard, budget }
+    }
+
+    /// From now on its guard is one of `backends`.
+    pub(super) fn be_known_to(&mut self, backends: &Backends) {
+        let kind = BackendKind::Model;
+        let guarded = GuardSettings { breaker: self.settings.breaker, ..kind.settings() };
+        self.guard = backends.guard_with(kind, name(&self.settings.url), guarded);
     }
 
     pub(super) fn model(&self) -> &str {
@@ -92,17 +102,7 @@ impl Provider {
         now: Timestamp,
         deadline: Instant,
     ) -> Result<Completion, LlmError> {
-        let permit = self.breaker.admit(Instant::now()).map_err(|Refused { retry_after }| LlmError {
-            retry_after: Some(retry_after),
-            ..LlmError::new(
-                ErrorKind::Busy,
-                format!(
-                    "the language model's provider failed several times and is left alone for now; try again \
-                     in {} s",
-                    seconds(retry_after)
-                ),
-            )
-        })?;
+        let entry = self.guard.enter(deadline).await.map_err(refused)?;
         let system = prompt.system.as_deref().map_or(0, |system| tokens::count(system).count);
         let most = tokens::count(&prompt.prompt).count + system + prompt.max_tokens as usize;
         let reserved =
@@ -128,7 +128,7 @@ impl Provider {
         });
         match result {
             Ok(completion) => {
-                permit.succeed();
+                entry.succeed();
                 let told = completion.tokens_in.zip(completion.tokens_out);
                 reserved.settle(told.map_or(most as u64, |(read, written)| read.saturating_add(written)));
                 Ok(completion)
@@ -137,7 +137,7 @@ impl Provider {
                 if !failure.may_cost {
                     reserved.settle(0);
                 }
-                tell(permit, &failure);
+                tell(entry, &failure);
                 tracing::warn!(
                     code = failure.error.kind.code(),
                     reason = failure.error.message,
@@ -225,10 +225,28 @@ impl Provider {
     }
 }
 
-fn tell(permit: Permit<'_>, failure: &Failure) {
+fn tell(entry: Entry<'_>, failure: &Failure) {
     if failure.is_its_fault {
-        permit.fail(Instant::now(), failure.pause);
+        entry.fail(failure.pause);
+    } else {
+        entry.give_up();
     }
+}
+
+fn refused(shut: Shut) -> LlmError {
+    let Shut { is_busy, retry_after, .. } = shut;
+    let what = if is_busy {
+        "too many calls wait for the language model's provider"
+    } else {
+        "the language model's provider failed several times and is left alone for now"
+    };
+    let message = format!("{what}; try again in {} s", seconds(retry_after));
+    LlmError { retry_after: Some(retry_after), ..LlmError::new(ErrorKind::Busy, message) }
+}
+
+/// What a provider is called: its host.
+fn name(url: &Url) -> &str {
+    url.host_str().unwrap_or("provider")
 }
 
 /// A client that trusts the machine's roots, follows nothing and repeats nothing.

@@ -17,6 +17,7 @@ use std::{
     fmt, io,
     net::IpAddr,
     sync::{Arc, OnceLock},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -29,6 +30,7 @@ use super::{ENDS_EARLY, StepContext, StepError, StepOutput, arguments::Arguments
 use crate::{
     engine::ErrorKind,
     pattern::host::{self, HostRule},
+    resilience::{BackendKind, Pauses},
 };
 
 /// Bytes of content taken unless said, and at most.
@@ -149,6 +151,7 @@ pub async fn run(
     let allowed: Vec<HostRule> =
         context.permissions.http.iter().filter_map(|host| HostRule::parse(host).ok()).collect();
     let deadline = context.deadline.checked_sub(ENDS_EARLY).unwrap_or(context.deadline);
+    let way = Way { context, accept, bytes_max: max, deadline };
     tokio::select! {
         biased;
         () = context.cancel.cancelled() => Err(StepError::new(ErrorKind::Cancelled, "cancelled by the caller")),
@@ -156,18 +159,55 @@ pub async fn run(
             ErrorKind::Deadline,
             "the host took longer than the step may; ask for less, or allow more time",
         )),
-        fetched = follow(&context.outside.http, &allowed, url, accept, max) => fetched.map(output),
+        fetched = follow(&way, &allowed, url) => fetched.map(output),
+    }
+}
+
+/// How one step fetches.
+struct Way<'a> {
+    context: &'a StepContext,
+    accept: &'a str,
+    bytes_max: usize,
+    deadline: Instant,
+}
+
+impl Way<'_> {
+    /// Fetches `url` behind its host's guard; again, where the host was not reached, or asks for that with a 503.
+    async fn fetch(&self, url: &Url) -> Result<Fetched, StepError> {
+        let outside = &self.context.outside;
+        let guard = outside.backends.guard(BackendKind::Host, &host_of(url));
+        let mut pauses = Pauses::of_a_read();
+        loop {
+            let entry = guard.enter(self.deadline).await?;
+            let mut is_connected = false;
+            let fetching = fetch(&outside.http, url.clone(), self.accept, self.bytes_max, &mut is_connected);
+            let result = fetching.await;
+            let again = match &result {
+                Ok(fetched) if matches!(fetched.status, 502..=504) => {
+                    entry.fail(None);
+                    fetched.retry_after.filter(|_| fetched.status == 503)
+                }
+                Ok(_) => {
+                    entry.succeed();
+                    None
+                }
+                // It was not asked: its address may not be reached.
+                Err(error) if error.kind == ErrorKind::Denied => None,
+                Err(_) => {
+                    entry.fail(None);
+                    (!is_connected).then_some(Duration::ZERO)
+                }
+            };
+            match again {
+                Some(at_least) if pauses.wait(&guard, at_least, self.deadline).await => {}
+                _ => return result,
+            }
+        }
     }
 }
 
 /// Fetches `url`, and what it redirects to.
-async fn follow(
-    http: &Http,
-    allowed: &[HostRule],
-    mut url: Url,
-    accept: &str,
-    bytes_max: usize,
-) -> Result<Fetched, StepError> {
+async fn follow(way: &Way<'_>, allowed: &[HostRule], mut url: Url) -> Result<Fetched, StepError> {
     for followed in 0..=REDIRECTS_MAX {
         let named = host_of(&url);
         if !allowed.iter().any(|rule| rule.admits(&url)) {
@@ -177,7 +217,7 @@ async fn follow(
                 format!("{how}{named}, which is not among the hosts in permissions.http"),
             ));
         }
-        let fetched = fetch(http, url.clone(), accept, bytes_max).await?;
+        let fetched = way.fetch(&url).await?;
         let Some(location) = fetched.location else { return Ok(fetched) };
         let refuse =
             |kind, why: &str| Err(StepError::new(kind, format!("{named} redirects to a URL that {why}")));

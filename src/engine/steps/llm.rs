@@ -67,5 +67,5 @@ pub(super) async fn run(
 }
 
 fn of_llm(error: LlmError) -> StepError {
-    StepError { retry_after: error.retry_after, ..StepError::new(error.kind, error.message) }
+    StepError::new(error.kind, error.message).again_after(error.retry_after)
 }

@@ -242,6 +242,7 @@ impl From<StoreError> for StepError {
         let kind = match &error {
             StoreError::Invalid { .. } => ErrorKind::InvalidInput,
             StoreError::UnknownHandle => ErrorKind::UnknownHandle,
+            StoreError::Busy => ErrorKind::Busy,
             StoreError::Locked
             | StoreError::ReadOnly { .. }
             | StoreError::Corrupt { .. }

@@ -33,12 +33,15 @@ use tokio_util::sync::CancellationToken;
 use super::{Asker, EngineError, ErrorKind, MemoryListener, Outside};
 use crate::{
     pattern::{Family, Permissions, StepRow},
+    resilience::{BackendKind, Shut},
     scope::Scope,
     store::SharedStore,
 };
 
 pub(super) use control::{Foreach, first_case};
 pub(super) use data::clip as data_clip;
+pub(super) use fs::newest;
+pub(super) use git::head::head as git_head;
 
 /// So long before its deadline a step may end what it waits for, so that its own typed answer still arrives.
 pub(super) const ENDS_EARLY: Duration = Duration::from_millis(10);
@@ -97,7 +100,7 @@ pub struct StepError {
     pub kind: ErrorKind,
     /// What happened, where, what to do. No secret, no foreign data.
     pub message: String,
-    /// When another try may help, where that is known.
+    /// Worth trying again after so long.
     pub retry_after: Option<Duration>,
 }
 
@@ -106,6 +109,12 @@ impl StepError {
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), retry_after: None }
+    }
+
+    /// The same, worth trying again after so long.
+    #[must_use]
+    pub fn again_after(self, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..self }
     }
 
     /// The error of a run that ended with step `id`.
@@ -117,6 +126,18 @@ impl StepError {
             part: Some(id.to_owned()),
             retry_after: self.retry_after,
         }
+    }
+}
+
+impl From<Shut> for StepError {
+    fn from(shut: Shut) -> Self {
+        let kind = match shut.backend.kind {
+            _ if shut.is_busy => ErrorKind::Busy,
+            BackendKind::Database | BackendKind::Redis => ErrorKind::StoreUnavailable,
+            BackendKind::Model => ErrorKind::Busy,
+            BackendKind::Source | BackendKind::Server | BackendKind::Host => ErrorKind::ProgramFailed,
+        };
+        Self::new(kind, shut.to_string()).again_after(Some(shut.retry_after))
     }
 }
 

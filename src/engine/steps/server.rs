@@ -2,14 +2,17 @@
 //!
 //! | step | output |
 //! |---|---|
-//! | `server.stats` | `{since?, calls, failed: {code: n}, patterns: [{name, calls, failed}], p50_ms?, p95_ms?, p99_ms?, shared, unchanged, cache?: {hits, misses}, tokens_out, tokens_estimated, bytes_out, bytes_seen, degraded: [text]}` |
+//! | `server.stats` | `{since?, calls, failed: {code: n}, patterns: [{name, calls, failed}], p50_ms?, p95_ms?, p99_ms?, shared, unchanged, cache?: {local, shared, misses}, tokens_out, tokens_estimated, bytes_out, bytes_seen, degraded: [text]}` |
 //!
 //! What was not measured is absent. Durations are told at most an eighth too high. The call that asks is not yet among them.
 
 use serde_json::{Map, Value, json};
 
 use super::{StepContext, StepError, StepOutput};
-use crate::engine::{figures::OwnFigures, tokens};
+use crate::engine::{
+    figures::{CacheUse, OwnFigures},
+    tokens,
+};
 
 /// Runs the step `uses`.
 pub(super) fn run(uses: &str, ctx: &StepContext, _: &Map<String, Value>) -> Result<StepOutput, StepError> {
@@ -53,8 +56,9 @@ fn told(own: &OwnFigures) -> Value {
             value[name] = json!((duration.as_secs_f64() * 100_000.0).round() / 100.0);
         }
     }
-    if own.cache != (0, 0) {
-        value["cache"] = json!({"hits": own.cache.0, "misses": own.cache.1});
+    if own.cache != CacheUse::default() {
+        let CacheUse { local, shared, misses } = own.cache;
+        value["cache"] = json!({"local": local, "shared": shared, "misses": misses});
     }
     value
 }

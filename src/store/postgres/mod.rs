@@ -227,6 +227,29 @@ impl Store for PostgresStore {
         self.shared.marks.get(self.database(), View::of(scope)).await
     }
 
+    async fn next_expiry(
+        &self,
+        scope: &Scope,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let view = View::of(scope);
+        let mut tx = self.database().read(&view).await?;
+        let first: Result<Option<i64>, _> = sqlx::query_scalar(
+            "SELECT m.expires FROM tmws.memory m WHERE m.expires > $4 AND m.expires <= $5 \
+             AND m.audience IN ($1, $2, $3) ORDER BY m.expires LIMIT 1",
+        )
+        .bind(&view.realm)
+        .bind(&view.personal)
+        .bind(&view.shared)
+        .bind(now.as_microsecond())
+        .bind(until.as_microsecond())
+        .fetch_optional(&mut *tx)
+        .await;
+        let first = first.map_err(|error| self.database().told(error))?;
+        Ok(first.and_then(|first| Timestamp::from_microsecond(first).ok()))
+    }
+
     async fn changes(&self) -> Result<Option<Changes>, StoreError> {
         Ok(Some(self.shared.listening.subscribe(self.database())))
     }

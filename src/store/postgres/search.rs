@@ -25,6 +25,8 @@ use super::{
     vectors,
 };
 use crate::{
+    embedding::EmbeddingError,
+    resilience,
     scope::Scope,
     store::{
         Hit, Hits, Memory, MemoryFilter, MemoryQuery, Retrieval, StoreError,
@@ -496,6 +498,9 @@ async fn meaning(shared: &Shared, by: Retrieval, text: &str) -> Result<Option<(i
         }
         Err(error) => {
             tracing::debug!(%error, "a search goes by words alone");
+            if error != EmbeddingError::Off {
+                resilience::note("embeddings: words alone");
+            }
             return Ok(None);
         }
     };

@@ -283,6 +283,17 @@ impl Store for SqliteStore {
         self.marks.get(&self.readers, scope).await.map_err(|error| self.told(error))
     }
 
+    async fn next_expiry(
+        &self,
+        scope: &Scope,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        query::next_expiry(&self.readers, &View::of(scope), now, until)
+            .await
+            .map_err(|error| self.told(error))
+    }
+
     async fn open_session(&self, scope: &Scope, now: Timestamp) -> Result<String, StoreError> {
         let handle = id::mint_handle('s')?;
         let bound = Bound::new(&View::of(scope), id::handle_hash(&handle));

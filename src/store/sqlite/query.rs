@@ -280,3 +280,24 @@ pub(super) async fn recalled_before(
     let query = view.bind(query, now).bind(tags_text(ids)?).bind(since.as_microsecond());
     query.fetch_all(pool).await?.iter().map(|row| row.try_get(0)).collect()
 }
+
+/// When the first of the memories of the view's audiences expires after `now`, up to `until`.
+pub(super) async fn next_expiry(
+    pool: &SqlitePool,
+    view: &View,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<Option<Timestamp>, sqlx::Error> {
+    let first: Option<i64> = sqlx::query_scalar(
+        "SELECT m.expires FROM memory m WHERE m.expires > ?4 AND m.expires <= ?5 \
+         AND m.audience IN (?1, ?2, ?3) ORDER BY m.expires LIMIT 1",
+    )
+    .bind(&view.realm)
+    .bind(&view.personal)
+    .bind(&view.shared)
+    .bind(now.as_microsecond())
+    .bind(until.as_microsecond())
+    .fetch_optional(pool)
+    .await?;
+    Ok(first.and_then(|first| Timestamp::from_microsecond(first).ok()))
+}

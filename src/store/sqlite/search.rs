@@ -20,7 +20,8 @@ use super::{
     view::{View, columns, memory},
 };
 use crate::{
-    embedding::Vectors,
+    embedding::{EmbeddingError, Vectors},
+    resilience,
     store::{
         Hit, Hits, Memory, MemoryFilter, MemoryQuery, Retrieval, StoreError,
         fuse::{self, Depth, Near},
@@ -128,6 +129,9 @@ async fn embedded(table: &Table, query: &MemoryQuery) -> Result<Option<Vectors>,
         }
         Err(error) => {
             tracing::debug!(%error, "a search goes by words alone");
+            if error != EmbeddingError::Off {
+                resilience::note("embeddings: words alone");
+            }
             Ok(None)
         }
     }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod builtin;
+mod cached;
 mod limits;
 mod offers;
 mod programs;

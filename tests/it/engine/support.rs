@@ -5,7 +5,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,7 +24,7 @@ use tmws::{
     pattern::{Mode, Origin, Pattern, library::Library, loader::load},
     scope::{ProjectId, Scope},
     store::{
-        Forgotten, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory,
+        Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory,
         Remembered, SharedStore, SqliteOptions, SqliteStore, Store, StoreError, StoreStats, StoredResult,
     },
 };
@@ -48,7 +51,13 @@ pub(super) fn scope_of(project: &str) -> Scope {
 }
 
 /// Some patterns by name.
-struct Shelf(BTreeMap<String, Arc<Pattern>>);
+pub(super) struct Shelf(BTreeMap<String, Arc<Pattern>>);
+
+impl Shelf {
+    pub(super) fn of(patterns: Vec<Arc<Pattern>>) -> Arc<Self> {
+        Arc::new(Self(patterns.into_iter().map(|pattern| (pattern.name.clone(), pattern)).collect()))
+    }
+}
 
 impl Patterns for Shelf {
     fn named(&self, name: &str) -> Option<Arc<Pattern>> {
@@ -81,6 +90,10 @@ impl Clock for At {
 }
 
 struct Here(Workspace);
+
+pub(super) fn here(workspace: Workspace) -> Arc<dyn Workspaces> {
+    Arc::new(Here(workspace))
+}
 
 impl Workspaces for Here {
     fn workspace(&self, _: &Scope) -> Workspace {
@@ -227,18 +240,21 @@ pub(super) struct Staged {
     inner: Option<SharedStore>,
     acts: Mutex<VecDeque<Act>>,
     pub(super) keeps: Mutex<Keeps>,
+    /// Does not say its mark.
+    pub(super) is_dumb: AtomicBool,
     released: Semaphore,
     reached: mpsc::UnboundedSender<String>,
     pub(super) searches: tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>,
 }
 
 impl Staged {
-    fn new(inner: Option<SharedStore>) -> Self {
+    pub(super) fn new(inner: Option<SharedStore>) -> Self {
         let (reached, searches) = mpsc::unbounded_channel();
         Self {
             inner,
             acts: Mutex::default(),
             keeps: Mutex::new(Keeps::Well),
+            is_dumb: AtomicBool::new(false),
             released: Semaphore::new(0),
             reached,
             searches: tokio::sync::Mutex::new(searches),
@@ -358,7 +374,23 @@ impl Store for Staged {
     }
 
     async fn generation(&self, scope: &Scope) -> Result<u64, StoreError> {
-        self.inner()?.generation(scope).await
+        Ok(self.mark(scope).await?.generation)
+    }
+
+    async fn mark(&self, scope: &Scope) -> Result<Mark, StoreError> {
+        if self.is_dumb.load(Ordering::SeqCst) {
+            return Err(StoreError::Locked);
+        }
+        self.inner()?.mark(scope).await
+    }
+
+    async fn next_expiry(
+        &self,
+        scope: &Scope,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.inner()?.next_expiry(scope, now, until).await
     }
 
     async fn open_session(&self, scope: &Scope, now: Timestamp) -> Result<String, StoreError> {

@@ -2,5 +2,6 @@
 
 mod bad;
 mod calls;
+mod moods;
 mod processes;
 mod support;

@@ -97,7 +97,7 @@ def call(message):
     if MODE == "twice":
         text("once")
         return text("twice")
-    if MODE == "never":
+    if MODE == "never" or (MODE == "moody" and os.path.exists(PIDS + ".mood")):
         return
     if MODE == "junk":
         while True:

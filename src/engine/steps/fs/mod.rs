@@ -7,6 +7,7 @@
 
 mod glob;
 mod grep;
+mod mtime;
 mod outline;
 mod read;
 pub(super) mod root;
@@ -16,6 +17,7 @@ mod walk;
 
 use serde_json::{Map, Value};
 
+pub(in crate::engine) use self::mtime::newest;
 use self::{
     glob::{Listing, Tree},
     grep::Search,

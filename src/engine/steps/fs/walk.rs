@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, Metadata};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::{
@@ -32,6 +32,11 @@ pub(super) struct Met<'a> {
 }
 
 impl Met<'_> {
+    /// What the folder says of it.
+    pub(super) fn metadata(&self) -> std::io::Result<Metadata> {
+        self.parent.symlink_metadata(self.name)
+    }
+
     /// The file, to be read later or elsewhere.
     pub(super) fn entry(&self) -> Entry {
         Entry { path: self.path.to_owned(), parent: Arc::clone(self.parent), name: self.name.to_owned() }

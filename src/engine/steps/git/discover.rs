@@ -236,7 +236,7 @@ fn settings(path: &Path) -> Result<Vec<Setting>, Unread> {
 }
 
 /// The content of a small regular file; nothing else is opened, a pipe does not block.
-fn read_small(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read_small(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     if !path.symlink_metadata()?.is_file() {
         return Err(io::ErrorKind::Unsupported.into());
     }

@@ -11,6 +11,7 @@ mod commits;
 mod config;
 mod diff;
 pub(crate) mod discover;
+pub(in crate::engine) mod head;
 mod history;
 mod program;
 mod status;

@@ -63,23 +63,28 @@ pub(super) struct Fetched {
     pub(super) body: Vec<u8>,
     /// There was more.
     pub(super) truncated: bool,
+    /// It asks to be asked again after so long.
+    pub(super) retry_after: Option<Duration>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// Asks for `url`, and takes at most `bytes_max` bytes of content. Follows nothing.
+/// Asks for `url`, and takes at most `bytes_max` bytes of content. Follows nothing. `is_connected` becomes whether the host
+/// was reached.
 pub(super) async fn fetch(
     http: &Http,
     url: Url,
     accept: &str,
     bytes_max: usize,
+    is_connected: &mut bool,
 ) -> Result<Fetched, StepError> {
     let failed = |what: &str| StepError::new(ErrorKind::ProgramFailed, format!("{} {what}", host_of(&url)));
     let stream = timeout(CONNECT_MAX, connect(http, &url))
         .await
         .map_err(|_| failed("could not be reached within 10 s"))??;
+    *is_connected = true;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEAD_LINES_MAX)
@@ -101,6 +106,7 @@ pub(super) async fn fetch(
         location: None,
         body: Vec::new(),
         truncated: false,
+        retry_after: retry_after(&head.headers),
         url: url.clone(),
     };
     if matches!(fetched.status, 301 | 302 | 303 | 307 | 308)
@@ -201,6 +207,12 @@ fn request(url: &Url, accept: &str) -> Result<Request<Empty<Bytes>>, ()> {
         .header(header::CONNECTION, "close")
         .body(Empty::new())
         .map_err(drop)
+}
+
+/// `Retry-After` in seconds. A date is not waited for.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// A header as it may be shown.

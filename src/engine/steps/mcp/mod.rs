@@ -32,6 +32,7 @@ use super::{ENDS_EARLY, StepContext, StepError, StepOutput, arguments::Arguments
 use crate::{
     engine::{ErrorKind, inputs},
     pattern::Permissions,
+    resilience::{BackendKind, Entry},
     scope::Scope,
 };
 use connection::{Fault, Listed};
@@ -131,15 +132,35 @@ async fn call(arguments: &Arguments<'_>, context: &StepContext) -> Result<StepOu
     }
 
     let end = Instant::from_std(context.deadline).checked_sub(ENDS_EARLY).unwrap_or_else(Instant::now);
-    let connection = servers.connect(server, &context.scope, end).await?;
-    let limit = setting.timeout.min(end.saturating_duration_since(Instant::now()));
-    let deadline = Instant::now() + limit;
     let told = |fault: Fault| {
         let kind =
             if matches!(fault, Fault::Late(_)) { ErrorKind::Deadline } else { ErrorKind::ProgramFailed };
         StepError::new(kind, format!("{shown}: {fault}"))
     };
-    let tools = connection.tools(deadline, limit).await.map_err(told)?;
+    let guard = context.outside.backends.guard(BackendKind::Server, server);
+    let entry = guard.enter(end.into_std()).await?;
+    let connection = match servers.connect(server, &context.scope, end).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            // Who is told to come again later has tried nothing.
+            if error.kind == ErrorKind::ProgramFailed && error.retry_after.is_none() {
+                entry.fail(None);
+            } else {
+                entry.give_up();
+            }
+            return Err(error);
+        }
+    };
+    let limit = setting.timeout.min(end.saturating_duration_since(Instant::now()));
+    let deadline = Instant::now() + limit;
+    let entry = Asked { entry, is_its_time: limit == setting.timeout };
+    let tools = match connection.tools(deadline, limit).await {
+        Ok(tools) => tools,
+        Err(fault) => {
+            entry.failed(&fault);
+            return Err(told(fault));
+        }
+    };
     let listed = tools.get(tool).ok_or_else(|| {
         denied(format!("{shown} was pinned and is not there any more; `tmws tools {server}` shows what is"))
     })?;
@@ -155,11 +176,43 @@ async fn call(arguments: &Arguments<'_>, context: &StepContext) -> Result<StepOu
         .check(&wanted)
         .map_err(|why| StepError::new(ErrorKind::InvalidInput, format!("{shown}: {why}")))?;
     let Value::Object(given) = wanted else { unreachable!("made an object above") };
-    let result = connection.call(tool, given, deadline, limit).await.map_err(told)?;
+    let result = match connection.call(tool, given, deadline, limit).await {
+        Ok(result) => result,
+        Err(fault) => {
+            entry.failed(&fault);
+            return Err(told(fault));
+        }
+    };
+    entry.succeeded();
     let bytes = json_bytes(&result) as u64;
     let value = shape(result, listed, context.bytes_max.min(ANSWER_BYTES_MAX)).map_err(told)?;
     servers.served(server, &context.scope);
     Ok(StepOutput { value, bytes })
+}
+
+/// What is asked of a server, for its guard.
+struct Asked<'a> {
+    entry: Entry<'a>,
+    /// Whether it has all the time that the user gives it, rather than what its caller has left.
+    is_its_time: bool,
+}
+
+impl Asked<'_> {
+    fn succeeded(self) {
+        self.entry.succeed();
+    }
+
+    fn failed(self, fault: &Fault) {
+        match fault {
+            Fault::Late(_) if !self.is_its_time => {
+                self.entry.give_up();
+            }
+            Fault::Failed(_) | Fault::Late(_) => {
+                self.entry.fail(None);
+            }
+            Fault::Refused(_) => self.entry.succeed(),
+        }
+    }
 }
 
 /// A name as an error may show it.

@@ -134,6 +134,12 @@ impl Servers {
             .map(|(name, setting)| (name.as_str(), &**setting))
     }
 
+    /// Whether a call in `scope` may use the server `name`.
+    #[must_use]
+    pub fn offers(&self, scope: &Scope, name: &str) -> bool {
+        self.of(scope).any(|(own, _)| own == name)
+    }
+
     /// All of them, by name.
     pub fn settings(&self) -> impl Iterator<Item = (&str, &ServerSetting)> {
         self.settings.iter().map(|(name, setting)| (name.as_str(), &**setting))
@@ -188,10 +194,8 @@ impl Servers {
             && *until > Instant::now()
         {
             let rest = (*until - Instant::now()).as_millis();
-            return Err(failed(
-                ErrorKind::ProgramFailed,
-                format!("{why}; after {} failures it is tried again in {rest} ms", state.failures),
-            ));
+            let told = format!("{why}; after {} failures it is tried again in {rest} ms", state.failures);
+            return Err(failed(ErrorKind::ProgramFailed, told).again_after(Some(*until - Instant::now())));
         }
         let root = match &setting.reach {
             Reach::Command { folder: WorkingFolder::Project, .. } => {

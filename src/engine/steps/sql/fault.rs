@@ -20,6 +20,10 @@ pub(super) const ONE_QUERY: &str =
 pub(super) enum Fault {
     /// The database cannot be reached or read: why.
     Unreachable(String),
+    /// The connection broke: why.
+    Lost(String),
+    /// It did not answer in time: neither to what it was asked, nor by ending it.
+    Silent,
     /// The query or its values are wrong: how.
     Wrong(String),
     /// It would do more than read, or its role may not: what.
@@ -36,7 +40,11 @@ impl Fault {
     /// As the step says it of the database `name`, whose queries may take `limit`.
     pub(super) fn told(self, name: &str, limit: Duration) -> StepError {
         let (kind, what) = match self {
-            Self::Unreachable(why) => (ErrorKind::ProgramFailed, why),
+            Self::Unreachable(why) | Self::Lost(why) => (ErrorKind::ProgramFailed, why),
+            Self::Silent => (
+                ErrorKind::Deadline,
+                "it did not answer in time; check that it runs, and ask again in a moment".to_owned(),
+            ),
             Self::Wrong(how) => (ErrorKind::InvalidInput, how),
             Self::Refused(what) => (ErrorKind::Denied, what),
             Self::Busy => {
@@ -111,7 +119,7 @@ pub(super) fn of_postgres(error: &sqlx::Error, stage: Stage, params: &[&str]) ->
         sqlx::Error::Database(database) => of_state(&**database, stage, params),
         sqlx::Error::PoolTimedOut => Fault::Unreachable("the server accepts no connection now".to_owned()),
         sqlx::Error::PoolClosed => Fault::Unreachable("it was closed; start tmws again".to_owned()),
-        sqlx::Error::Io(error) => Fault::Unreachable(format!("the connection failed: {error}")),
+        sqlx::Error::Io(error) => Fault::Lost(format!("the connection failed: {error}")),
         sqlx::Error::Tls(_) => Fault::Unreachable(
             "the server and this client agree on no TLS: check `sslmode` and `sslrootcert` of its address"
                 .to_owned(),

@@ -44,7 +44,13 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{ENDS_EARLY, StepContext, StepError, StepOutput, arguments::Arguments};
-use crate::{engine::ErrorKind, nearest, scope::ProjectId};
+use crate::{
+    engine::ErrorKind,
+    nearest,
+    resilience::{BackendKind, Pauses},
+    scope::ProjectId,
+};
+use fault::Fault;
 
 pub use spec::{
     Address, NamedQuery, ROWS_DEFAULT, ROWS_MAX, Secret, SourceSpec, TIMEOUT_DEFAULT, TIMEOUT_MAX,
@@ -124,6 +130,12 @@ impl Sources {
         })
     }
 
+    /// Whether calls of `project` may read the database `name`.
+    #[must_use]
+    pub fn offers(&self, project: &ProjectId, name: &str) -> bool {
+        self.offered(project).any(|source| source.spec.name == name)
+    }
+
     fn offered(&self, project: &ProjectId) -> impl Iterator<Item = &Arc<Source>> {
         self.sources.values().filter(move |source| source.spec.is_offered(project, self.local))
     }
@@ -199,14 +211,39 @@ impl Source {
         }
     }
 
-    /// Notes how the last try to reach it went, and says whose failure it is.
-    fn note(&self, result: Result<Value, fault::Fault>, limit: Duration) -> Result<Value, StepError> {
-        let ailing = match &result {
-            Err(fault::Fault::Unreachable(reason)) => Some(reason.clone()),
-            _ => None,
-        };
-        *self.ailing.lock().unwrap_or_else(PoisonError::into_inner) = ailing;
-        result.map_err(|fault| fault.told(&self.spec.name, limit))
+    /// Asks it what `ask` asks, behind its guard; again, where the connection breaks: it was only read. Notes how that
+    /// went, and says whose failure it is.
+    async fn ask<F>(&self, ctx: &StepContext, limits: Limits, ask: impl Fn() -> F) -> Result<Value, StepError>
+    where
+        F: Future<Output = Result<Value, Fault>>,
+    {
+        let guard = ctx.outside.backends.guard(BackendKind::Source, &self.spec.name);
+        let mut pauses = Pauses::of_a_read();
+        loop {
+            let entry = guard.enter(limits.deadline).await?;
+            let result = ask().await;
+            let ailing = match &result {
+                Err(Fault::Unreachable(reason) | Fault::Lost(reason)) => Some(reason.clone()),
+                Err(Fault::Silent) => Some("it did not answer in time".to_owned()),
+                _ => None,
+            };
+            let is_lost = matches!(result, Err(Fault::Lost(_)));
+            match &result {
+                Err(Fault::Unreachable(_) | Fault::Lost(_)) => {
+                    entry.fail(None);
+                }
+                Err(Fault::Silent) => {
+                    entry.give_up();
+                }
+                // Waiting for others says nothing of the database.
+                Err(Fault::Busy) => {}
+                _ => entry.succeed(),
+            }
+            *self.ailing.lock().unwrap_or_else(PoisonError::into_inner) = ailing;
+            if !is_lost || !pauses.wait(&guard, Duration::ZERO, limits.deadline).await {
+                return result.map_err(|fault| fault.told(&self.spec.name, self.spec.timeout));
+            }
+        }
     }
 }
 
@@ -248,11 +285,15 @@ async fn query(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepErro
     }
     let rows = args.count_or_none("rows", 1, ROWS_MAX)?.unwrap_or(source.spec.rows).min(source.spec.rows);
     let limits = limits(ctx, &source.spec, rows);
-    let result = match source.database().await? {
-        Database::Sqlite(file) => file.query(&source.turns, &sql, &params, limits).await,
-        Database::Postgres(server) => server.query(&source.turns, &sql, &params, limits).await,
+    let database = source.database().await?;
+    let ask = async || {
+        let result = match database {
+            Database::Sqlite(file) => file.query(&source.turns, &sql, &params, limits).await,
+            Database::Postgres(server) => server.query(&source.turns, &sql, &params, limits).await,
+        };
+        result.map(table::Table::into_value)
     };
-    let mut value = source.note(result.map(table::Table::into_value), source.spec.timeout)?;
+    let mut value = source.ask(ctx, limits, || Box::pin(ask())).await?;
     value["source"] = json!(source.spec.name);
     Ok(value)
 }
@@ -305,11 +346,19 @@ async fn describe(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepE
     let glob = describe::Filter::read(args)?;
     let source = ctx.outside.sql.choose(ctx, args)?;
     let limits = limits(ctx, &source.spec, ROWS_MAX);
-    let (kind, result) = match source.database().await? {
-        Database::Sqlite(file) => ("sqlite", file.describe(&source.turns, &glob, limits).await),
-        Database::Postgres(server) => ("postgres", server.describe(&source.turns, &glob, limits).await),
+    let database = source.database().await?;
+    let kind = match database {
+        Database::Sqlite(_) => "sqlite",
+        Database::Postgres(_) => "postgres",
     };
-    let mut value = source.note(result.map(describe::Schema::into_value), source.spec.timeout)?;
+    let ask = async || {
+        let result = match database {
+            Database::Sqlite(file) => file.describe(&source.turns, &glob, limits).await,
+            Database::Postgres(server) => server.describe(&source.turns, &glob, limits).await,
+        };
+        result.map(describe::Schema::into_value)
+    };
+    let mut value = source.ask(ctx, limits, || Box::pin(ask())).await?;
     value["source"] = json!(source.spec.name);
     value["kind"] = json!(kind);
     let query = |query: &NamedQuery| json!({"name": query.name, "description": query.description, "params": query.params});

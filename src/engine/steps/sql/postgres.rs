@@ -86,7 +86,8 @@ impl Server {
         let _turn = turn(turns, limits.deadline).await?;
         let mut lease = self.lease(limits).await?;
         let work = query(lease.connection(), without_end(sql), params, limits);
-        let result = timeout_at((limits.deadline + GRACE).into(), work).await.unwrap_or(Err(Fault::Late));
+        // The server itself should have ended it by then.
+        let result = timeout_at((limits.deadline + GRACE).into(), work).await.unwrap_or(Err(Fault::Silent));
         lease.end(result).await
     }
 
@@ -100,7 +101,7 @@ impl Server {
         let _turn = turn(turns, limits.deadline).await?;
         let mut lease = self.lease(limits).await?;
         let work = super::describe::postgres(lease.connection(), filter);
-        let result = timeout_at((limits.deadline + GRACE).into(), work).await.unwrap_or(Err(Fault::Late));
+        let result = timeout_at((limits.deadline + GRACE).into(), work).await.unwrap_or(Err(Fault::Silent));
         lease.end(result.map(|schema| (schema, true))).await
     }
 
@@ -120,7 +121,7 @@ impl Server {
     async fn lease(&self, limits: Limits) -> Result<Lease, Fault> {
         let told = |error: sqlx::Error| of_postgres(&error, Stage::Connecting, &[]);
         let acquire = timeout_at(limits.deadline.into(), self.pool().acquire());
-        let connection = acquire.await.map_err(|_| Fault::Late)?.map_err(told)?;
+        let connection = acquire.await.map_err(|_| Fault::Silent)?.map_err(told)?;
         let mut lease = Lease { connection: Some(connection), backend: None, options: self.options.clone() };
         let left = limits.deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
         // The snapshot that the last statement takes makes the mode of the transaction final.
@@ -134,7 +135,7 @@ impl Server {
         let first = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_one(lease.connection());
         let row = timeout_at((limits.deadline + GRACE).into(), first)
             .await
-            .map_err(|_| Fault::Late)?
+            .map_err(|_| Fault::Silent)?
             .map_err(|error| of_postgres(&error, Stage::Within, &[]))?;
         let backend: String = row.try_get(0).map_err(told)?;
         lease.backend = backend.parse().ok();
@@ -160,7 +161,7 @@ impl Lease {
     async fn end<T>(mut self, result: Result<(T, bool), Fault>) -> Result<T, Fault> {
         let is_whole = match &result {
             Ok((_, is_whole)) => *is_whole,
-            Err(Fault::Late | Fault::Unreachable(_)) => false,
+            Err(Fault::Late | Fault::Silent | Fault::Lost(_) | Fault::Unreachable(_)) => false,
             Err(_) => true,
         };
         if is_whole {

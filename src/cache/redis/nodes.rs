@@ -1,0 +1,273 @@
+//! Which server holds which key, looked up again while somebody uses them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use backon::BackoffBuilder as _;
+use redis::{Value, cmd, from_redis_value};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    ANSWER_MAX, CONNECT_MAX,
+    link::{Link, Node, PAUSES, Ways},
+    news::News,
+    trouble::Trouble,
+    url::{Kind, Place, RedisUrl},
+};
+
+/// Slots of a cluster: <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
+const SLOTS: u16 = 16_384;
+/// Between looks at who is there, while all is well.
+const LOOK: Duration = Duration::from_secs(1);
+/// After a sign that something changed.
+const SOON: Duration = Duration::from_millis(50);
+
+/// Slots, the first and the last, and who holds them.
+type Range = (u16, u16, Arc<Node>);
+
+/// The servers of now.
+#[derive(Default)]
+pub(super) struct Map {
+    ranges: Vec<Range>,
+    /// Why there is none, where there is none.
+    trouble: Option<Trouble>,
+}
+
+impl Map {
+    /// Who holds what lies in `slot`.
+    pub(super) fn node(&self, slot: u16) -> Option<&Arc<Node>> {
+        self.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot)).map(|(.., node)| node)
+    }
+
+    /// Each server once.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        let mut seen: Vec<&Arc<Node>> = Vec::with_capacity(self.ranges.len());
+        for (.., node) in &self.ranges {
+            if !seen.iter().any(|known| Arc::ptr_eq(known, node)) {
+                seen.push(node);
+            }
+        }
+        seen.into_iter()
+    }
+
+    /// What is wrong with the first that something is wrong with.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        if self.ranges.is_empty() {
+            return Some(self.trouble.unwrap_or(Trouble::Unreachable));
+        }
+        self.nodes().find(|node| !node.is_live()).map(|node| node.trouble().unwrap_or(Trouble::Unreachable))
+    }
+}
+
+/// The slot of a key whose hash tag is `tag`: CRC-16/XMODEM.
+pub(super) fn slot(tag: &[u8]) -> u16 {
+    let sum = tag.iter().fold(0_u16, |sum, byte| {
+        (0..8).fold(sum ^ (u16::from(*byte) << 8), |sum, _| (sum << 1) ^ (0x1021 * (sum >> 15)))
+    });
+    sum % SLOTS
+}
+
+/// Finds the servers and keeps connections to them.
+pub(super) struct Keeper {
+    url: RedisUrl,
+    ways: Arc<Ways>,
+    news: Arc<News>,
+    map: Arc<RwLock<Arc<Map>>>,
+    /// Whether all were tried once.
+    tried: watch::Sender<bool>,
+    kept: BTreeMap<Place, (Arc<Node>, AbortOnDropHandle<()>)>,
+    /// Who was asked last, and where it stands among those who can be.
+    asked: Option<(Place, Link)>,
+    next: usize,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        url: RedisUrl,
+        news: Arc<News>,
+        map: Arc<RwLock<Arc<Map>>>,
+        tried: watch::Sender<bool>,
+    ) -> Self {
+        let ways = Arc::new(Ways::new(&url));
+        Self { url, ways, news, map, tried, kept: BTreeMap::new(), asked: None, next: 0 }
+    }
+
+    /// Does so until it is dropped.
+    pub(super) async fn keep(mut self) {
+        self.ways.prepare().await;
+        let mut pauses = PAUSES.build();
+        loop {
+            let found = self.find().await;
+            let is_well = match found {
+                Ok(ranges) => self.use_only(ranges).await,
+                Err(trouble) => {
+                    self.asked = None;
+                    self.next += 1;
+                    let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+                    // Those known before may still be there.
+                    if map.ranges.is_empty() {
+                        *map = Arc::new(Map { ranges: Vec::new(), trouble: Some(trouble) });
+                    }
+                    false
+                }
+            };
+            self.tried.send_replace(true);
+            if self.url.kind == Kind::Single {
+                // Its connections keep themselves.
+                return std::future::pending().await;
+            }
+            if is_well {
+                pauses = PAUSES.build();
+                tokio::select! {
+                    () = self.news.changed.notified() => sleep(SOON).await,
+                    () = sleep(LOOK) => {}
+                }
+            } else {
+                // Another may know more.
+                self.asked = None;
+                self.next += 1;
+                sleep(pauses.next().unwrap_or(LOOK)).await;
+            }
+        }
+    }
+
+    /// Keeps connections to these, and to no others; whether all stand.
+    async fn use_only(&mut self, found: Vec<(u16, u16, Place)>) -> bool {
+        self.kept.retain(|place, _| found.iter().any(|(.., known)| known == place));
+        for (.., place) in &found {
+            if !self.kept.contains_key(place) {
+                let node = Node::new(place.clone());
+                let keeping = Arc::clone(&node).keep(Arc::clone(&self.ways), Arc::clone(&self.news));
+                let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
+                self.kept.insert(place.clone(), (node, keeping));
+            }
+        }
+        for (node, _) in self.kept.values() {
+            node.tried().await;
+        }
+        let ranges: Vec<_> = found
+            .into_iter()
+            .filter_map(|(first, last, place)| Some((first, last, Arc::clone(&self.kept.get(&place)?.0))))
+            .collect();
+        let is_well = !ranges.is_empty() && ranges.iter().all(|(.., node)| node.is_live());
+        let is_same = {
+            let old = self.map.read().unwrap_or_else(PoisonError::into_inner);
+            let alike = |(a, b): (&Range, &Range)| (a.0, a.1) == (b.0, b.1) && Arc::ptr_eq(&a.2, &b.2);
+            old.ranges.len() == ranges.len() && old.ranges.iter().zip(&ranges).all(alike)
+        };
+        if !is_same {
+            let map = Arc::new(Map { ranges, trouble: Some(Trouble::ClusterDown) });
+            *self.map.write().unwrap_or_else(PoisonError::into_inner) = map;
+            // A server that is left tells no more of what it held.
+            self.news.everything();
+        }
+        is_well
+    }
+
+    /// Who holds which slots.
+    async fn find(&mut self) -> Result<Vec<(u16, u16, Place)>, Trouble> {
+        let all = |place| vec![(0, SLOTS - 1, place)];
+        match self.url.kind.clone() {
+            Kind::Single => Ok(all(self.url.places[0].clone())),
+            Kind::Sentinel(master) => {
+                let mut question = cmd("SENTINEL");
+                question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+                let (_, answer) = self.ask(&question, true).await?;
+                let found: Option<(String, u16)> = from_redis_value(answer).map_err(|_| Trouble::Strange)?;
+                let (host, port) = found.ok_or(Trouble::NoMaster)?;
+                Ok(all(Place { host, port }))
+            }
+            Kind::Cluster => {
+                let mut question = cmd("CLUSTER");
+                question.arg("SLOTS");
+                let (asked, answer) = self.ask(&question, false).await?;
+                let ranges = read_slots(&answer, &asked).ok_or(Trouble::Strange)?;
+                if ranges.is_empty() { Err(Trouble::ClusterDown) } else { Ok(ranges) }
+            }
+        }
+    }
+
+    /// Asks one of those who know, the same as long as it answers.
+    async fn ask(&mut self, question: &redis::Cmd, is_sentinel: bool) -> Result<(Place, Value), Trouble> {
+        let (place, link) = if let Some(asked) = self.asked.take() {
+            asked
+        } else {
+            let known = self.kept.keys().filter(|_| !is_sentinel);
+            let all: Vec<&Place> = self.url.places.iter().chain(known).collect();
+            let place = all[self.next % all.len()].clone();
+            let asking = timeout(CONNECT_MAX, self.ways.ask(&place, is_sentinel)).await;
+            (place, asking.unwrap_or(Err(Trouble::Silent))?)
+        };
+        let mut connection = link.connection.clone();
+        let answer = timeout(ANSWER_MAX, question.query_async::<Value>(&mut connection)).await;
+        let answer = answer
+            .map_err(|_| Trouble::Silent)?
+            .map_err(|error| Trouble::of(&error).unwrap_or(Trouble::Strange))?;
+        self.asked = Some((place.clone(), link));
+        Ok((place, answer))
+    }
+}
+
+/// The masters of an answer to `CLUSTER SLOTS`, given by `asked`.
+fn read_slots(answer: &Value, asked: &Place) -> Option<Vec<(u16, u16, Place)>> {
+    let Value::Array(ranges) = answer else { return None };
+    let read = |range: &Value| {
+        let Value::Array(range) = range else { return None };
+        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = range.as_slice() else {
+            return None;
+        };
+        let [host, Value::Int(port), ..] = master.as_slice() else { return None };
+        let host = match host {
+            Value::BulkString(host) => String::from_utf8(host.clone()).ok()?,
+            Value::SimpleString(host) => host.clone(),
+            _ => String::new(),
+        };
+        // A server that does not know its own name means the one that it was asked by.
+        let host = if host.is_empty() { asked.host.clone() } else { host };
+        let slots = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
+        Some((slots.0, slots.1, Place { host, port: u16::try_from(*port).ok()? }))
+    };
+    ranges.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        // `CLUSTER KEYSLOT` of a Redis.
+        for (tag, expected) in [("123456789", 12_739), ("foo", 12_182), ("bar", 5061), ("", 0)] {
+            assert_eq!(slot(tag.as_bytes()), expected, "{tag}");
+        }
+    }
+
+    #[test]
+    fn a_server_without_a_name_is_the_one_that_was_asked() {
+        let asked = Place { host: "asked".to_owned(), port: 1 };
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let range = |first, last, host: Value, port| {
+            Value::Array(vec![
+                Value::Int(first),
+                Value::Int(last),
+                Value::Array(vec![host, Value::Int(port), bulk("id"), Value::Map(Vec::new())]),
+                Value::Array(vec![bulk("replica"), Value::Int(9), bulk("id")]),
+            ])
+        };
+        let answer = Value::Array(vec![range(0, 99, Value::Nil, 7), range(100, 16_383, bulk("h"), 8)]);
+        let place = |host: &str, port| Place { host: host.to_owned(), port };
+        assert_eq!(
+            read_slots(&answer, &asked),
+            Some(vec![(0, 99, place("asked", 7)), (100, 16_383, place("h", 8))])
+        );
+        assert_eq!(read_slots(&Value::Array(vec![Value::Int(1)]), &asked), None);
+        assert_eq!(read_slots(&Value::Nil, &asked), None);
+    }
+}

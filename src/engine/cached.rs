@@ -1,0 +1,465 @@
+//! The way of a call through the cache: what it depends on, lookup, one run for all who ask, keeping.
+//!
+//! What an answer depends on is read before anything else, so that an answer is never taken for newer than it is: calls
+//! share a run only where the memories stood the same when each of them came, and an answer made while something
+//! changed is kept under the state before, where it is no hit any more, or not at all.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::{timeout, timeout_at};
+
+use super::{
+    Engine, EngineError, Execution, Surroundings, Workspace,
+    kept::{Answer, Asked, Keeping},
+    parts::{self, Around},
+    service::Call,
+};
+use crate::{
+    cache::{CacheFigures, Entry, Key, Layer, Lease, Told, Wanted},
+    store::SharedStore,
+};
+
+/// Longest wait for the layer that instances share.
+const SHARED_MAX: Duration = Duration::from_millis(100);
+/// A pattern whose runs take so long is run by one instance, and the others wait for its answer.
+const EXPENSIVE: Duration = Duration::from_millis(50);
+/// A lease is as long as so many runs, within bounds: a holder that is gone keeps the others waiting for so long.
+const LEASE_RUNS: u32 = 4;
+const LEASE_MIN: Duration = Duration::from_millis(500);
+const LEASE_MAX: Duration = Duration::from_secs(10);
+/// How often one that waits asks for the lease itself.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// What of a call's time is left for its own run where another instance's answer does not come, in runs.
+const RESERVE_RUNS: u32 = 2;
+
+/// What the answer to a call depends on, as it was when the call came.
+pub(super) struct Depends {
+    /// Of the memories, where the pattern reads them.
+    pub(super) generation: Option<u64>,
+    /// Where its answer is kept, if it is.
+    pub(super) place: Option<Place>,
+}
+
+/// Where an answer is kept.
+pub(super) struct Place {
+    key: Key,
+    wanted: Wanted,
+    /// The declared parts.
+    parts: Vec<String>,
+}
+
+/// How long runs of a pattern take: a moving average.
+#[derive(Debug, Default)]
+pub(super) struct Cost(AtomicU64);
+
+impl Cost {
+    /// Notes a run.
+    fn note(&self, run: Duration) {
+        let run = u64::try_from(run.as_micros()).unwrap_or(u64::MAX >> 2).clamp(1, u64::MAX >> 2);
+        let known = self.0.load(Ordering::Relaxed);
+        let mean = if known == 0 { run } else { known - known / 4 + run / 4 };
+        self.0.store(mean, Ordering::Relaxed);
+    }
+
+    fn mean(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Who makes an answer.
+enum Maker {
+    /// Another instance did.
+    Other(Entry<Answer>),
+    /// This one, perhaps with a lease.
+    This(Option<u64>),
+}
+
+impl Engine {
+    /// What the cache counted.
+    #[must_use]
+    pub fn cache_figures(&self) -> CacheFigures {
+        self.cache.figures()
+    }
+
+    /// How the layer of the cache that instances share stands; `None` where there is none.
+    #[must_use]
+    pub fn shared_cache(&self) -> Option<Told> {
+        self.cache.told()
+    }
+
+    /// Closes what it opened: connections, processes of child servers, the cache's layer behind this process.
+    pub async fn close(&self) {
+        tokio::join!(self.outside().close(), self.cache.close());
+    }
+
+    /// What the answer to `call` depends on; `None` where that cannot be found out now. Then it is neither shared nor
+    /// kept.
+    pub(super) async fn depends(&self, call: &Call<'_>, around: &Surroundings<'_>) -> Option<Depends> {
+        let compiled = call.compiled;
+        let mark = if compiled.reads_memory {
+            let asked = timeout_at(around.deadline.into(), self.store().mark(&call.within)).await;
+            Some(asked.ok()?.ok()?)
+        } else {
+            None
+        };
+        let generation = mark.map(|mark| mark.generation);
+        let place = match &compiled.keeping {
+            Some(keeping) if self.cache.is_on() => {
+                let has_session = mark.is_some_and(|mark| mark.has_session);
+                self.place(keeping, call, around, generation, has_session).await
+            }
+            _ => None,
+        };
+        Some(Depends { generation, place })
+    }
+
+    async fn place(
+        &self,
+        keeping: &Keeping,
+        call: &Call<'_>,
+        around: &Surroundings<'_>,
+        generation: Option<u64>,
+        has_session: bool,
+    ) -> Option<Place> {
+        let parts = self.parts(keeping, call, around).await?;
+        let store = if keeping.of_one_store && self.cache.is_shared() {
+            *self.store_name.get_or_try_init(|| name_of(self.store(), around.deadline)).await.ok()?
+        } else {
+            [0; 32]
+        };
+        let key = keeping.key(
+            &Asked {
+                pattern: &call.chosen.pattern,
+                workspace: call.workspace,
+                within: &call.within,
+                scratch: &call.scratch_text(),
+                project: call.project.as_deref().unwrap_or_default(),
+                input: &call.canonical,
+                query: call.chosen.query.as_deref(),
+                mode: call.request.mode,
+                parts: &parts,
+                store,
+            },
+            has_session,
+        )?;
+        Some(Place { key, wanted: Wanted { now: self.now(), generation }, parts })
+    }
+
+    /// The declared parts, as they are now.
+    async fn parts(
+        &self,
+        keeping: &Keeping,
+        call: &Call<'_>,
+        around: &Surroundings<'_>,
+    ) -> Option<Vec<String>> {
+        if keeping.parts.is_empty() {
+            return Some(Vec::new());
+        }
+        let Workspace::Root(root) = call.workspace else { return None };
+        let with = Around {
+            pattern: &call.chosen.pattern,
+            scope: &call.within,
+            store: self.store(),
+            outside: self.outside(),
+            now: self.now(),
+            deadline: around.deadline,
+            cancel: &around.cancel,
+        };
+        parts::found(&keeping.parts, Path::new(root), &with).await
+    }
+
+    /// The kept answer, if there is one.
+    pub(super) async fn lookup(
+        &self,
+        call: &Call<'_>,
+        place: &Place,
+        around: &Surroundings<'_>,
+    ) -> Option<Execution> {
+        let (entry, layer) = self.cache.get(&place.key, place.wanted, wait(around)).await?;
+        Some(entry.value.execution(&call.chosen.pattern, layer))
+    }
+
+    /// Runs, and keeps the answer where it has a place.
+    pub(super) async fn make(
+        &self,
+        call: &Call<'_>,
+        place: Option<&Place>,
+        around: &Surroundings<'_>,
+    ) -> Result<Execution, EngineError> {
+        let Some(place) = place else { return self.produce(call, around).await };
+        let is_expensive = call.compiled.cost.mean() >= EXPENSIVE;
+        let lease = if is_expensive && !call.request.fresh && self.cache.is_shared() {
+            match self.maker(call, place, around).await {
+                Maker::Other(entry) => return Ok(entry.value.execution(&call.chosen.pattern, Layer::Shared)),
+                Maker::This(lease) => lease,
+            }
+        } else {
+            None
+        };
+        let begun = Instant::now();
+        let mut result = self.produce(call, around).await;
+        if let Ok(execution) = &mut result {
+            call.compiled.cost.note(begun.elapsed());
+            execution.receipt.cache = "miss";
+            self.keep(call, place, execution, lease, around).await;
+        }
+        if let Some(lease) = lease {
+            self.cache.give_back(&place.key, lease, wait(around)).await;
+        }
+        result
+    }
+
+    /// Waits for another instance that makes the same answer now, as long as it may and the call's time allows.
+    async fn maker(&self, call: &Call<'_>, place: &Place, around: &Surroundings<'_>) -> Maker {
+        let run = call.compiled.cost.mean();
+        let length = (run * LEASE_RUNS).clamp(LEASE_MIN, LEASE_MAX);
+        let reserve = run.saturating_mul(RESERVE_RUNS);
+        let until =
+            (Instant::now() + length).min(around.deadline.checked_sub(reserve).unwrap_or_else(Instant::now));
+        loop {
+            match self.cache.lease(&place.key, length, wait(around)).await {
+                Lease::Taken(lease) => return Maker::This(Some(lease)),
+                Lease::Unavailable => return Maker::This(None),
+                Lease::Held => {}
+            }
+            let now = Instant::now();
+            if now >= until {
+                return Maker::This(None);
+            }
+            let look = until.min(now + ASK_AGAIN);
+            let waited = self.cache.await_shared(&place.key, place.wanted, look, wait(around));
+            let waited = tokio::select! {
+                waited = waited => waited,
+                // The run will say so.
+                () = around.cancel.cancelled() => return Maker::This(None),
+            };
+            if let Some(entry) = waited {
+                return Maker::Other(entry);
+            }
+        }
+    }
+
+    async fn keep(
+        &self,
+        call: &Call<'_>,
+        place: &Place,
+        execution: &Execution,
+        lease: Option<u64>,
+        around: &Surroundings<'_>,
+    ) {
+        let Some(keeping) = &call.compiled.keeping else { return };
+        let Some(answer) = Answer::of(execution) else { return };
+        // What changed while the run went on and changed back would make a lasting entry of a passing state.
+        if self.parts(keeping, call, around).await.as_ref() != Some(&place.parts) {
+            return;
+        }
+        let now = place.wanted.now;
+        let memories = if keeping.reads_memory {
+            let until = keeping.expires(now, None, None);
+            let asked = self.store().next_expiry(&call.within, now, until);
+            let Ok(Ok(first)) = timeout_at(around.deadline.into(), asked).await else { return };
+            first
+        } else {
+            None
+        };
+        let handle = answer.has_handle().then_some(self.settings().handle_ttl);
+        let expires = keeping.expires(now, memories, handle);
+        let entry = Entry { value: answer.into(), generation: place.wanted.generation, expires };
+        self.cache.put(&place.key, entry, self.now(), lease, wait(around)).await;
+    }
+}
+
+/// How long the layer that instances share may be waited for.
+fn wait(around: &Surroundings<'_>) -> Duration {
+    SHARED_MAX.min(around.deadline.saturating_duration_since(Instant::now()) / 4)
+}
+
+/// What tells this store from others, without giving its secret away.
+async fn name_of(store: &SharedStore, deadline: Instant) -> Result<[u8; 32], ()> {
+    let within = deadline.saturating_duration_since(Instant::now());
+    let key = timeout(within, store.state_key()).await.map_err(|_| ())?.map_err(|_| ())?;
+    let mut digest = Sha256::new();
+    digest.update(b"tmws cache\0");
+    digest.update(key);
+    Ok(digest.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+    use serde_json::Map;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        cache::{CacheLimits, SecondLayer, testing::Chosen},
+        engine::{
+            Caller, Clock, EngineSettings, ExecuteRequest, LiveLibrary, NobodyToAsk, Patterns as _, Target,
+            Unobserved, Workspaces,
+        },
+        pattern::{Mode, library::Library},
+        scope::{ProjectId, Scope},
+        store::{NewMemory, SqliteOptions, SqliteStore, Store as _},
+    };
+
+    struct Now;
+
+    impl Clock for Now {
+        fn now(&self) -> Timestamp {
+            "2026-03-01T12:00:00Z".parse().unwrap()
+        }
+    }
+
+    struct Nowhere;
+
+    impl Workspaces for Nowhere {
+        fn workspace(&self, _: &Scope) -> Workspace {
+            Workspace::None { reason: "none is needed".to_owned() }
+        }
+    }
+
+    const PATTERN: &str = "memory.by-tag";
+
+    /// Instances on one store and one second layer.
+    struct Instances {
+        second: Arc<Chosen>,
+        store: SharedStore,
+        library: Arc<LiveLibrary>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Instances {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store = SqliteStore::open(SqliteOptions::new(folder.path().join("store.db"))).await.unwrap();
+            let library = Arc::new(LiveLibrary::new(Library::built_in()));
+            Self { second: Arc::default(), store: Arc::new(store), library, _folder: folder }
+        }
+
+        fn instance(&self) -> Arc<Engine> {
+            let engine = Engine::new(
+                Arc::clone(&self.library) as super::super::LibraryHandle,
+                Arc::clone(&self.store),
+                Arc::new(Nowhere),
+                Arc::new(Now),
+                EngineSettings::default(),
+            );
+            let second = Arc::clone(&self.second) as Arc<dyn SecondLayer>;
+            Arc::new(engine.with_cache(CacheLimits::default(), Some(second)))
+        }
+
+        /// One that knows that runs take long.
+        fn slow_instance(&self) -> Arc<Engine> {
+            let engine = self.instance();
+            let pattern = self.library.named(PATTERN).unwrap();
+            engine.compiled(&pattern).unwrap().cost.note(EXPENSIVE * 2);
+            engine
+        }
+    }
+
+    fn scope() -> Scope {
+        Scope::mint(ProjectId::personal(), "ada", "default", None)
+    }
+
+    async fn ask(engine: &Engine) -> Execution {
+        let request = ExecuteRequest {
+            target: Target::Pattern(PATTERN.to_owned()),
+            input: Map::from_iter([("tag".to_owned(), "berth".into())]),
+            mode: Mode::Balanced,
+            session: None,
+            unless: None,
+            fresh: false,
+            caller: Caller::Model,
+        };
+        let around = Surroundings {
+            observer: &Unobserved,
+            asker: Arc::new(NobodyToAsk),
+            cancel: CancellationToken::new(),
+            deadline: Instant::now() + Duration::from_mins(1),
+            task_deadline: None,
+        };
+        engine.execute(&scope(), request, around).await.unwrap()
+    }
+
+    fn way(execution: &Execution) -> (&'static str, Option<Layer>) {
+        (execution.receipt.cache, execution.receipt.cache_layer)
+    }
+
+    const MISS: (&str, Option<Layer>) = ("miss", None);
+    const SHARED: (&str, Option<Layer>) = ("hit", Some(Layer::Shared));
+    const LOCAL: (&str, Option<Layer>) = ("hit", Some(Layer::Local));
+
+    #[tokio::test]
+    async fn what_one_instance_ran_the_others_find_until_something_is_written() {
+        let instances = Instances::new().await;
+        let (one, other) = (instances.instance(), instances.instance());
+        let first = ask(&one).await;
+        assert_eq!(way(&first), MISS);
+        let found = ask(&other).await;
+        assert_eq!((way(&found), &found.text), (SHARED, &first.text));
+        assert_eq!(way(&ask(&other).await), LOCAL);
+        let new = NewMemory { content: "berth 7".into(), tags: vec!["berth".into()], ..NewMemory::default() };
+        instances.store.remember(&scope(), new, Now.now()).await.unwrap();
+        let after = ask(&other).await;
+        assert_eq!(way(&after), MISS);
+        assert!(after.text.contains("berth 7"));
+        assert_eq!(ask(&one).await.text, after.text);
+    }
+
+    #[tokio::test]
+    async fn an_expensive_answer_is_waited_for_and_then_made() {
+        let instances = Instances::new().await;
+        let (waiting, quick) = (instances.slow_instance(), instances.instance());
+        instances.second.is_held.store(true, Ordering::SeqCst);
+        let waits = tokio::spawn({
+            let waiting = Arc::clone(&waiting);
+            async move { ask(&waiting).await }
+        });
+        while instances.second.wanted.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(way(&ask(&quick).await), MISS);
+        assert_eq!(way(&waits.await.unwrap()), SHARED, "the other's answer");
+        // Whoever holds the lease is gone: nothing comes, and the time of the lease passes.
+        instances.second.kept.lock().unwrap().clear();
+        let late = instances.slow_instance();
+        let begun = Instant::now();
+        assert_eq!(way(&ask(&late).await), MISS);
+        assert!(begun.elapsed() >= LEASE_MIN && begun.elapsed() < LEASE_MAX, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_taken_for_the_run_and_given_back() {
+        let instances = Instances::new().await;
+        let slow = instances.slow_instance();
+        assert_eq!(way(&ask(&slow).await), MISS);
+        assert_eq!(instances.second.wanted.load(Ordering::SeqCst), 1);
+        assert_eq!(instances.second.kept.lock().unwrap().len(), 1, "put with its number");
+        instances.second.kept.lock().unwrap().clear();
+        let next = instances.slow_instance();
+        let begun = Instant::now();
+        assert_eq!(way(&ask(&next).await), MISS);
+        assert!(begun.elapsed() < LEASE_MIN, "nobody held it any more");
+    }
+
+    #[test]
+    fn the_cost_of_a_pattern_is_a_moving_average() {
+        let cost = Cost::default();
+        assert_eq!(cost.mean(), Duration::ZERO);
+        cost.note(Duration::from_millis(80));
+        assert_eq!(cost.mean(), Duration::from_millis(80));
+        for _ in 0..20 {
+            cost.note(Duration::from_millis(8));
+        }
+        assert!((8..10).contains(&cost.mean().as_millis()), "{:?}", cost.mean());
+        cost.note(Duration::MAX);
+        assert!(cost.mean() > Duration::from_hours(1));
+    }
+}

@@ -1,0 +1,339 @@
+//! The door in front of one backend: the breaker, and places for a bounded number of calls.
+//!
+//! Places are of each backend alone, so that calls that hang in one take nothing from those of another. Who finds all
+//! taken waits, with a bounded number of others, until its deadline or until the breaker opens.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit},
+    time::timeout_at,
+};
+
+use super::{Backend, BackendKind, Breaker, BreakerSettings, BreakerState, Permit, Refused, Standing, call};
+
+/// When it is worth asking again where there was no place.
+const CROWDED: Duration = Duration::from_millis(200);
+
+/// How one kind of backend is guarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuardSettings {
+    /// When the breaker opens.
+    pub breaker: BreakerSettings,
+    /// Calls at once.
+    pub at_once: usize,
+    /// Calls that wait for a place.
+    pub queue: usize,
+    /// A call that was given up after so long without an answer counts as a failure of the backend; before that it says
+    /// nothing about it.
+    pub patience: Duration,
+}
+
+impl BackendKind {
+    /// How such a backend is guarded where nobody says otherwise.
+    #[must_use]
+    pub const fn settings(self) -> GuardSettings {
+        let (failures, pause, at_once, queue, patience) = match self {
+            // Milliseconds, seconds: failures in a row, pause, calls at once, calls that wait, patience.
+            Self::Database => (5, 250, 64, 512, 1_000),
+            Self::Redis => (5, 1_000, 64, 0, 100),
+            Self::Source => (5, 1_000, 32, 64, 2_000),
+            Self::Server => (5, 1_000, 32, 64, 2_000),
+            Self::Model => (5, 30_000, 8, 32, 5_000),
+            Self::Host => (5, 2_000, 16, 64, 2_000),
+        };
+        GuardSettings {
+            breaker: BreakerSettings { failures, pause: Duration::from_millis(pause) },
+            at_once,
+            queue,
+            patience: Duration::from_millis(patience),
+        }
+    }
+}
+
+/// The door in front of one backend.
+#[derive(Debug)]
+pub struct Guard {
+    backend: Backend,
+    settings: GuardSettings,
+    breaker: Arc<Breaker>,
+    places: Semaphore,
+    waiting: AtomicUsize,
+    retries: AtomicU64,
+    /// Told when the breaker opens: who waits for a place waits in vain.
+    opened: Notify,
+}
+
+/// Why a call was not let through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shut {
+    /// What it asked for.
+    pub backend: Backend,
+    /// Whether the backend is asked too much, rather than in trouble.
+    pub is_busy: bool,
+    /// Worth asking again after so long.
+    pub retry_after: Duration,
+}
+
+impl fmt::Display for Shut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { backend, is_busy, retry_after } = self;
+        let millis = retry_after.as_millis().max(1);
+        if *is_busy {
+            write!(f, "too many calls wait for the {backend}; try again in {millis} ms")
+        } else {
+            write!(
+                f,
+                "the {backend} failed several times and is left alone for now; try again in {millis} ms"
+            )
+        }
+    }
+}
+
+/// A place, and the leave to try once. To be told how it went; dropped untold, it counts as a failure where the backend
+/// had [`GuardSettings::patience`] to answer, else as nothing.
+#[derive(Debug)]
+#[must_use = "a call that is not told how it went may count as a failure"]
+pub struct Entry<'a> {
+    guard: &'a Guard,
+    permit: Option<Permit<'a>>,
+    _place: SemaphorePermit<'a>,
+    begun: Instant,
+}
+
+/// Counts one who waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Guard {
+    /// A closed breaker and free places.
+    #[must_use]
+    pub fn new(backend: Backend, settings: GuardSettings) -> Self {
+        Self {
+            backend,
+            settings,
+            breaker: Arc::new(Breaker::new(settings.breaker)),
+            places: Semaphore::new(settings.at_once),
+            waiting: AtomicUsize::new(0),
+            retries: AtomicU64::new(0),
+            opened: Notify::new(),
+        }
+    }
+
+    /// What it stands before.
+    #[must_use]
+    pub const fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Its breaker.
+    #[must_use]
+    pub const fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
+    }
+
+    /// Asks for a place and the leave to try. Waits until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Shut`], which the account of the call is told of.
+    pub async fn enter(&self, deadline: Instant) -> Result<Entry<'_>, Shut> {
+        if let Some(retry_after) = self.breaker.shut(Instant::now()) {
+            self.breaker.count_refusal();
+            return Err(self.shut(retry_after));
+        }
+        let place = match self.places.try_acquire() {
+            Ok(place) => place,
+            Err(_) => self.wait(deadline).await?,
+        };
+        let begun = Instant::now();
+        let admitted = self.breaker.admit(begun);
+        let permit = admitted.map_err(|Refused { retry_after }| self.shut(retry_after))?;
+        Ok(Entry { guard: self, permit: Some(permit), _place: place, begun })
+    }
+
+    async fn wait(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Shut> {
+        let opened = self.opened.notified();
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        if before >= self.settings.queue {
+            return Err(self.crowded());
+        }
+        tokio::select! {
+            biased;
+            () = opened => {
+                self.breaker.count_refusal();
+                Err(self.shut(self.breaker.shut(Instant::now()).unwrap_or(CROWDED)))
+            }
+            place = timeout_at(deadline.into(), self.places.acquire()) => match place {
+                Ok(Ok(place)) => Ok(place),
+                Ok(Err(_)) | Err(_) => Err(self.crowded()),
+            },
+        }
+    }
+
+    fn shut(&self, retry_after: Duration) -> Shut {
+        call::note(format!("{}: open", self.backend));
+        Shut { backend: self.backend.clone(), is_busy: false, retry_after }
+    }
+
+    fn crowded(&self) -> Shut {
+        self.breaker.count_refusal();
+        call::note(format!("{}: busy", self.backend));
+        Shut { backend: self.backend.clone(), is_busy: true, retry_after: CROWDED }
+    }
+
+    /// Something that was asked is asked again.
+    pub fn count_retry(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How it stands at `now`.
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> Standing {
+        let counts = self.breaker.counts();
+        Standing {
+            backend: self.backend.clone(),
+            breaker: self.breaker.now(now),
+            is_ailing: self.breaker.is_ailing(now),
+            retry_after: self.breaker.shut(now),
+            failures: counts.failures,
+            opened: counts.opened,
+            refused: counts.refused,
+            in_use: self.settings.at_once.saturating_sub(self.places.available_permits()),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            retries: self.retries.load(Ordering::Relaxed),
+        }
+    }
+
+    fn failed(&self, permit: Permit<'_>, pause: Option<Duration>) -> bool {
+        let opens = permit.fail(Instant::now(), pause);
+        if opens {
+            tracing::warn!(backend = %self.backend, "a backend failed and is left alone for a while");
+            self.opened.notify_waiters();
+        }
+        opens
+    }
+}
+
+impl Entry<'_> {
+    /// The backend answered, whatever it said.
+    pub fn succeed(mut self) {
+        let Some(permit) = self.permit.take() else { return };
+        if self.guard.breaker.now(Instant::now()) != BreakerState::Closed {
+            tracing::info!(backend = %self.guard.backend, "a backend works again");
+        }
+        permit.succeed();
+    }
+
+    /// The backend failed. `pause`: as for [`Permit::fail`]. Whether the breaker opened by this.
+    pub fn fail(mut self, pause: Option<Duration>) -> bool {
+        call::note(format!("{}: failed", self.guard.backend));
+        let Some(permit) = self.permit.take() else { return false };
+        self.guard.failed(permit, pause)
+    }
+
+    /// Nobody waits any longer, or nothing was asked. A failure where the backend had time enough to answer: then whether
+    /// the breaker opened by this.
+    pub fn give_up(mut self) -> bool {
+        self.leave()
+    }
+
+    fn leave(&mut self) -> bool {
+        let Some(permit) = self.permit.take() else { return false };
+        if self.begun.elapsed() < self.guard.settings.patience {
+            return false;
+        }
+        call::note(format!("{}: slow", self.guard.backend));
+        self.guard.failed(permit, None)
+    }
+
+    /// What it is of.
+    #[must_use]
+    pub const fn guard(&self) -> &Guard {
+        self.guard
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const SETTINGS: GuardSettings = GuardSettings {
+        breaker: BreakerSettings { failures: 2, pause: Duration::from_mins(1) },
+        at_once: 2,
+        queue: 1,
+        patience: Duration::from_mins(1),
+    };
+
+    fn guard(settings: GuardSettings) -> Guard {
+        Guard::new(Backend { kind: BackendKind::Server, name: "s".into() }, settings)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(20)
+    }
+
+    #[tokio::test]
+    async fn places_and_those_who_wait_for_one_are_bounded() {
+        let guard = guard(SETTINGS);
+        let (first, _second) = (guard.enter(soon()).await.unwrap(), guard.enter(soon()).await.unwrap());
+        let waiting = guard.enter(Instant::now() + Duration::from_mins(1));
+        tokio::pin!(waiting);
+        assert!((&mut waiting).now_or_never().is_none());
+        assert_eq!((guard.standing(soon()).in_use, guard.standing(soon()).waiting), (2, 1));
+        let (shut, notes) = call::accounted(guard.enter(soon())).await;
+        assert!(shut.is_err_and(|shut| shut.is_busy && shut.retry_after == CROWDED));
+        assert_eq!(notes, ["server s: busy"]);
+        first.succeed();
+        waiting.await.unwrap().succeed();
+        assert!(guard.enter(soon()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_does_not_wait_beyond_its_deadline_nor_for_a_backend_that_is_given_up() {
+        let guard = guard(SETTINGS);
+        let (first, second) = (guard.enter(soon()).await.unwrap(), guard.enter(soon()).await.unwrap());
+        assert!(guard.enter(soon()).await.is_err_and(|shut| shut.is_busy), "the deadline");
+        let waiting = guard.enter(Instant::now() + Duration::from_mins(1));
+        tokio::pin!(waiting);
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(!first.fail(None));
+        assert!(second.fail(None), "the second failure opens it");
+        let shut = waiting.await.unwrap_err();
+        assert!(!shut.is_busy && shut.retry_after > Duration::from_secs(50), "{shut:?}");
+        let standing = guard.standing(Instant::now());
+        assert_eq!((standing.breaker, standing.failures, standing.opened), (BreakerState::Open, 2, 1));
+        assert!(standing.refused >= 2, "{standing:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_counts_where_there_was_time_to_answer() {
+        for (patience, opens) in [(Duration::ZERO, true), (Duration::from_mins(1), false)] {
+            let guard = guard(GuardSettings { patience, ..SETTINGS });
+            for _ in 0..3 {
+                drop(guard.enter(soon()).await);
+            }
+            assert_eq!(guard.breaker().shut(Instant::now()).is_some(), opens, "{patience:?}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Asking again, where that is safe: only what reads, only where the backend failed at once, a few times, after pauses that
+//! differ from caller to caller, and never beyond the caller's time.
+
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+
+use super::Guard;
+
+/// Times that something is asked again.
+const RETRIES_MAX: usize = 2;
+/// The first pause is at least this and at most twice as long; each further one twice that, up to the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(25);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// The pauses before one question is asked again.
+#[derive(Debug)]
+pub struct Pauses(Option<ExponentialBackoff>);
+
+impl Pauses {
+    /// For what only reads.
+    #[must_use]
+    pub fn of_a_read() -> Self {
+        let pauses = ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(PAUSE_MIN)
+            .with_max_delay(PAUSE_MAX)
+            .with_max_times(RETRIES_MAX);
+        Self(Some(pauses.build()))
+    }
+
+    /// For what must not be asked again.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Waits before the question is asked again, at least `at_least`, and counts it. `false`, at once: it is not to be, since
+    /// it was asked often enough or `deadline` comes first.
+    pub async fn wait(&mut self, guard: &Guard, at_least: Duration, deadline: Instant) -> bool {
+        let Some(pause) = self.0.as_mut().and_then(Iterator::next) else { return false };
+        let pause = pause.max(at_least);
+        if Instant::now() + pause >= deadline {
+            return false;
+        }
+        tokio::time::sleep(pause).await;
+        guard.count_retry();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resilience::{Backend, BackendKind};
+
+    #[tokio::test]
+    async fn what_reads_is_asked_again_twice_within_its_time() {
+        let kind = BackendKind::Host;
+        let guard = Guard::new(Backend { kind, name: "h".into() }, kind.settings());
+        let now = Instant::now();
+        let (soon, later) = (now + PAUSE_MIN, now + Duration::from_mins(1));
+        let tries = [
+            (Pauses::of_a_read(), Duration::ZERO, later, 2),
+            (Pauses::of_a_read(), Duration::from_millis(30), later, 2),
+            (Pauses::of_a_read(), Duration::from_mins(2), later, 0),
+            (Pauses::of_a_read(), Duration::ZERO, soon, 0),
+            (Pauses::none(), Duration::ZERO, later, 0),
+        ];
+        let mut told = 0;
+        for (mut pauses, at_least, deadline, most) in tries {
+            let mut waits = 0;
+            while pauses.wait(&guard, at_least, deadline).await {
+                waits += 1;
+            }
+            assert_eq!(waits, most, "{at_least:?}");
+            told += most;
+        }
+        assert_eq!(guard.standing(now).retries, told);
+    }
+}

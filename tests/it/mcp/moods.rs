@@ -1,0 +1,84 @@
+//! A server that hangs for a while: it is left alone, others are as quick as ever, and it is used again once it behaves.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use tmws::{
+    engine::ErrorKind,
+    resilience::{BackendKind, BreakerState, Standing, accounted},
+};
+
+use super::support::Bench;
+
+/// A backstop: everything that is waited for happens long before.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Bench {
+    fn mood(&self) -> PathBuf {
+        self.pids.with_extension("mood")
+    }
+
+    fn standing(&self, server: &str) -> Standing {
+        let standings = self.outside.backends.standings(Instant::now());
+        let mut of = standings.into_iter().filter(|of| of.backend.kind == BackendKind::Server);
+        of.find(|of| *of.backend.name == *server).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_left_alone_and_used_again_once_it_behaves() {
+    let bench = Bench::with(&["moody", "good"], |setting| setting.timeout = Duration::from_secs(2));
+    assert_eq!(bench.echo("moody", "x").await.unwrap()["text"], "x");
+    assert_eq!(bench.echo("good", "x").await.unwrap()["text"], "x");
+    std::fs::write(bench.mood(), "").unwrap();
+
+    let calls = (0..6).map(|_| bench.echo("moody", "x"));
+    let others = async {
+        let mut slowest = Duration::ZERO;
+        for _ in 0..20 {
+            let begun = Instant::now();
+            assert_eq!(bench.echo("good", "y").await.unwrap()["text"], "y");
+            slowest = slowest.max(begun.elapsed());
+        }
+        slowest
+    };
+    let (failed, slowest) = tokio::join!(futures_util::future::join_all(calls), others);
+    for error in failed.into_iter().map(Result::unwrap_err) {
+        assert!(matches!(error.kind, ErrorKind::Deadline | ErrorKind::ProgramFailed), "{error:?}");
+    }
+    assert!(slowest < Duration::from_secs(2), "the other server took {slowest:?} beside it");
+    let standing = bench.standing("moody");
+    assert!(standing.opened >= 1 && standing.failures >= 5, "{standing:?}");
+    assert_eq!(bench.standing("good").failures, 0);
+
+    let begun = Instant::now();
+    let mut refused = None;
+    while refused.is_none() && begun.elapsed() < PATIENCE {
+        let (result, notes) = accounted(bench.echo("moody", "x")).await;
+        let error = result.unwrap_err();
+        refused = notes.contains(&"server moody: open".to_owned()).then_some(error);
+    }
+    let error = refused.expect("it is left alone");
+    assert_eq!(error.kind, ErrorKind::ProgramFailed);
+    assert!(error.retry_after.is_some_and(|pause| pause <= Duration::from_secs(1)), "{error:?}");
+    assert!(error.message.contains("left alone"), "{}", error.message);
+    let scope = bench.context().scope;
+    assert!(bench.outside.degraded(&scope).iter().any(|text| text.starts_with("server moody: ")));
+
+    std::fs::remove_file(bench.mood()).unwrap();
+    let begun = Instant::now();
+    loop {
+        match bench.echo("moody", "again").await {
+            Ok(answer) => break assert_eq!(answer["text"], "again"),
+            Err(error) => {
+                assert!(begun.elapsed() < PATIENCE, "{error:?}");
+                tokio::time::sleep(error.retry_after.unwrap_or_default()).await;
+            }
+        }
+    }
+    assert_eq!(bench.standing("moody").breaker, BreakerState::Closed);
+    assert_eq!(bench.outside.degraded(&scope), Vec::<String>::new());
+    bench.end().await;
+}

@@ -1,0 +1,290 @@
+//! What goes wrong around a Redis: a call never fails for it and hardly waits, and the server is used again when the cause
+//! is gone, without being opened anew.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tmws::{
+    cache::{CacheLimits, Invalidation, Lease, SecondLayer as _, Told, redis::Redis},
+    resilience::BreakerState,
+};
+
+use crate::redis_server::{LONG, Server, WITHIN, client, client_with, key, until, works};
+
+/// What the worst call may wait for a Redis that stops answering: an answer's time, and what a busy machine adds.
+const WORST: Duration = Duration::from_millis(400);
+/// What a call may take once that is known, on a busy machine: less than any wait.
+const AFTERWARDS: Duration = Duration::from_millis(90);
+/// How soon a Redis that is there again is used.
+const AGAIN: Duration = Duration::from_secs(5);
+
+fn reason(redis: &Redis) -> String {
+    match redis.told() {
+        Told::Ailing(reason) => reason,
+        told => panic!("{told:?}"),
+    }
+}
+
+/// How long each of `count` calls takes, one after the other; none is answered.
+async fn vain_calls(redis: &Redis, count: usize) -> Vec<Duration> {
+    let key = key("vain");
+    let mut times = Vec::with_capacity(count);
+    for round in 0..count {
+        let begun = Instant::now();
+        match round % 3 {
+            0 => assert_eq!(redis.get(&key, WITHIN).await, None),
+            1 => assert!(!redis.put(&key, b"x".to_vec(), LONG, None, WITHIN).await),
+            _ => assert_eq!(redis.lease(&key, LONG, WITHIN).await, Lease::Unavailable),
+        }
+        times.push(begun.elapsed());
+    }
+    times
+}
+
+/// The first call may wait; of the others nearly none does.
+fn assert_cheap(what: &str, times: &[Duration]) {
+    let mut later = times[1..].to_vec();
+    later.sort_unstable();
+    let (middle, worst) = (later[later.len() / 2], later[later.len() - 1]);
+    println!("{what}: first call {:?}, later P50 {middle:?}, worst {worst:?}", times[0]);
+    assert!(times[0] < WORST, "{what}: {:?}", times[0]);
+    assert!(middle < Duration::from_millis(1) && worst < AFTERWARDS, "{what}: {middle:?}, {worst:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_not_there_costs_nothing() {
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let (redis, breaker) = client_with(&format!("redis://u:s3cret@{closed}"), CacheLimits::default());
+    let times = vain_calls(&redis, 300).await;
+    assert_cheap("nobody listens", &times);
+    assert_eq!(breaker.now(Instant::now()), BreakerState::Open);
+    let reason = reason(&redis);
+    assert!(reason.contains("nobody listens") && !reason.contains("s3cret"), "{reason}");
+    assert!(!reason.contains("127.0.0.1"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_accepts_and_never_answers_costs_one_wait() {
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let redis = client(&format!("redis://{}", silent.local_addr().unwrap()));
+    let times = vain_calls(&redis, 300).await;
+    assert_cheap("silent from the start", &times);
+    // While it goes on trying, nobody waits.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        let times = vain_calls(&redis, 3).await;
+        assert!(times.iter().all(|time| *time < AFTERWARDS), "{times:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(reason(&redis).contains("does not answer"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_stops_answering_costs_one_wait_and_is_used_when_it_goes_on() {
+    let server = Server::start(&[]);
+    let redis = client(&server.url());
+    let mut told = redis.invalidations();
+    let key = key("stopped");
+    assert!(works(&redis, &key).await);
+    while told.try_recv().is_ok() {}
+    server.pause();
+    let times = vain_calls(&redis, 300).await;
+    assert_cheap("stopped", &times);
+    assert!(redis.figures().timeouts >= 1);
+    assert!(reason(&redis).contains("does not answer"));
+    let first = tokio::time::timeout(AGAIN, told.recv()).await.expect("it is told").unwrap();
+    assert_eq!(first, Invalidation::Everything);
+    server.go_on();
+    let again = until("it is used again", async || works(&redis, &key).await).await;
+    println!("used again after {again:?}");
+    assert!(again < AGAIN, "{again:?}");
+    assert_eq!(redis.told(), Told::Well);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_costs_nothing_and_is_said_without_it() {
+    let server = Server::start(&["requirepass right"]);
+    for login in [":s3cret@", "ann:s3cret@", ""] {
+        let redis = client(&server.url().replace("//", &format!("//{login}")));
+        let times = vain_calls(&redis, 100).await;
+        assert_cheap("refused", &times);
+        let reason = reason(&redis);
+        assert!(reason.contains("refuses the user or the password"), "{reason}");
+        assert!(!reason.contains("s3cret"), "{reason}");
+    }
+    let redis = client(&server.url().replace("//", "//:right@"));
+    assert!(works(&redis, &key("right")).await, "{:?}", redis.told());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_killed_and_started_again_under_load_is_used_again() {
+    let mut server = Server::start(&[]);
+    let redis = Arc::new(client(&server.url()));
+    let mut told = redis.invalidations();
+    let key = key("killed");
+    assert!(works(&redis, &key).await);
+    let (ends, hits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let load: Vec<_> = (0..8)
+        .map(|task| {
+            let (redis, ends, hits) = (Arc::clone(&redis), Arc::clone(&ends), Arc::clone(&hits));
+            tokio::spawn(async move {
+                let (mut worst, mut count) = (Duration::ZERO, 0_u64);
+                for round in 0.. {
+                    if ends.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let key = crate::redis_server::key_in("load", &format!("{task} {}", round % 20));
+                    let begun = Instant::now();
+                    // Neither can fail: the answer is what there is.
+                    if redis.get(&key, WITHIN).await.is_some() {
+                        hits.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        redis.put(&key, vec![b'x'; 1000], LONG, None, WITHIN).await;
+                    }
+                    worst = worst.max(begun.elapsed());
+                    count += 1;
+                    tokio::time::sleep(Duration::from_micros(500)).await;
+                }
+                (worst, count)
+            })
+        })
+        .collect();
+    let mut outages = Vec::new();
+    for _ in 0..3 {
+        let before = hits.load(Ordering::Relaxed);
+        until("answers are found", async || hits.load(Ordering::Relaxed) > before + 200).await;
+        while told.try_recv().is_ok() {}
+        server.kill();
+        let heard = async { while told.recv().await != Ok(Invalidation::Everything) {} };
+        tokio::time::timeout(AGAIN, heard).await.expect("it is told that everything is in doubt");
+        server.resume();
+        outages.push(until("it is used again", async || works(&redis, &key).await).await);
+        // And told again.
+        let other = client(&server.url());
+        assert!(other.put(&key, b"other".to_vec(), LONG, None, WITHIN).await);
+        let heard = async { while told.recv().await != Ok(Invalidation::Entry(*key.digest())) {} };
+        tokio::time::timeout(AGAIN, heard).await.expect("changes are told again");
+    }
+    ends.store(true, Ordering::Relaxed);
+    let (mut worst, mut count) = (Duration::ZERO, 0);
+    for task in load {
+        let (one, calls) = task.await.unwrap();
+        (worst, count) = (worst.max(one), count + calls);
+    }
+    let answered = hits.load(Ordering::Relaxed);
+    println!("{count} calls, {answered} hits, worst {worst:?}; used again after {outages:?}");
+    assert!(outages.iter().all(|outage| *outage < AGAIN), "{outages:?}");
+    assert!(worst < Duration::from_millis(200), "{worst:?}");
+    assert!(redis.figures().reconnects >= 3, "{:?}", redis.figures());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_that_removes_nothing_keeps_answering() {
+    let server = Server::start(&["maxmemory 3mb", "maxmemory-policy noeviction"]);
+    let (redis, breaker) = client_with(&server.url(), CacheLimits::default());
+    let key = key("kept");
+    assert!(works(&redis, &key).await);
+    let mut is_full = false;
+    for round in 0..2000 {
+        let large = crate::redis_server::key(&format!("large {round}"));
+        if !redis.put(&large, vec![7; 20_000], LONG, None, WITHIN).await {
+            is_full = true;
+            break;
+        }
+    }
+    assert!(is_full, "3 MB hold all");
+    assert!(reason(&redis).contains("memory is full"));
+    for _ in 0..20 {
+        assert!(!redis.put(&key, vec![7; 20_000], LONG, None, WITHIN).await);
+        assert_eq!(redis.get(&key, WITHIN).await.as_deref(), Some(b"works".as_slice()));
+        assert_eq!(redis.lease(&key, LONG, WITHIN).await, Lease::Unavailable);
+    }
+    assert_eq!(breaker.now(Instant::now()), BreakerState::Closed);
+    server.ask::<()>("FLUSHALL");
+    until("there is room again", async || works(&redis, &key).await).await;
+    assert_eq!(redis.told(), Told::Well);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_that_removes_old_entries_takes_new_ones_and_tells() {
+    let server = Server::start(&["maxmemory 3mb", "maxmemory-policy allkeys-lru"]);
+    let (redis, other) = (client(&server.url()), client(&server.url()));
+    assert!(works(&other, &key("other")).await);
+    let mut told = other.invalidations();
+    let mut puts = std::collections::BTreeSet::new();
+    for round in 0..300 {
+        let large = key(&format!("large {round}"));
+        assert!(redis.put(&large, vec![7; 20_000], LONG, None, WITHIN).await, "{round}");
+        puts.insert(*large.digest());
+    }
+    let removed = async {
+        let mut heard = std::collections::BTreeMap::new();
+        loop {
+            if let Ok(Invalidation::Entry(digest)) = told.recv().await {
+                let count = heard.entry(digest).or_insert(0);
+                *count += 1;
+                // Once when it was put, and once when it had to go.
+                if *count > 1 && puts.contains(&digest) {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(AGAIN, removed).await.expect("what is removed is told");
+    assert_eq!(redis.told(), Told::Well);
+}
+
+/// The line of docs/cache.md.
+fn acl() -> String {
+    let page = include_str!("../../docs/cache.md");
+    let line =
+        page.lines().find(|line| line.starts_with("user tmws on ")).expect("docs/cache.md gives a user");
+    line.replace("PASSWORD", "s3cret")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_user_of_the_documentation_may_do_what_is_needed_and_no_more() {
+    let server = Server::start(&["user default off nopass nocommands", &acl()]);
+    let redis = client(&server.url().replace("//", "//tmws:s3cret@"));
+    let mut told = redis.invalidations();
+    let key = key("acl");
+    assert!(works(&redis, &key).await, "{:?}", redis.told());
+    let Lease::Taken(number) = redis.lease(&key, LONG, WITHIN).await else { panic!("nobody holds it") };
+    assert!(redis.put(&key, b"x".to_vec(), LONG, Some(number), WITHIN).await);
+    redis.give_back(&key, number, WITHIN).await;
+    assert!(matches!(redis.lease(&key, LONG, WITHIN).await, Lease::Taken(_)));
+    let figures = redis.figures();
+    // What the server does not know yet is sent twice: no failure.
+    assert_eq!((figures.failures, figures.skipped), (0, 0), "{figures:?}");
+    // Connections are watched with rights of their own.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(redis.told(), Told::Well);
+    assert_eq!(redis.figures().reconnects, 0);
+    while told.try_recv().is_ok() {}
+    let other = client(&server.url().replace("//", "//tmws:s3cret@"));
+    assert!(other.put(&key, b"y".to_vec(), LONG, None, WITHIN).await);
+    let heard = async { while told.recv().await != Ok(Invalidation::Entry(*key.digest())) {} };
+    tokio::time::timeout(AGAIN, heard).await.expect("changes are told");
+    let mut plain =
+        redis::Client::open(server.url().replace("//", "//tmws:s3cret@")).unwrap().get_connection().unwrap();
+    for (command, argument) in [("GET", "other"), ("KEYS", "*"), ("FLUSHALL", "ASYNC"), ("DEL", "tmws:1:x")] {
+        let refused = redis::cmd(command).arg(argument).query::<redis::Value>(&mut plain);
+        assert_eq!(refused.unwrap_err().code(), Some("NOPERM"), "{command}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_that_may_too_little_is_said() {
+    let poor = "user tmws on >s3cret ~tmws:* +getrange +hello +client|id";
+    let server = Server::start(&["user default off nopass nocommands", poor]);
+    let redis = client(&server.url().replace("//", "//tmws:s3cret@"));
+    let times = vain_calls(&redis, 100).await;
+    assert_cheap("may too little", &times);
+    assert!(reason(&redis).contains("may not run every command"), "{}", reason(&redis));
+}

@@ -1,0 +1,260 @@
+//! Redis on several servers: a cluster, and a master that Sentinels watch. When a master is lost, calls go on, and what it
+//! held is held by its successor soon.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redis::Value;
+use tmws::cache::{Invalidation, Lease, SecondLayer as _, Told, redis::Redis};
+
+use crate::redis_server::{LONG, PATIENCE, Server, WITHIN, client, key_in, until, works};
+
+/// How soon what a lost master held is served again.
+const RECOVERED: Duration = Duration::from_secs(15);
+/// No call waits longer, whatever happens to a server: an answer's time, and what a busy machine adds.
+const WORST: Duration = Duration::from_millis(300);
+
+/// Three masters, each with a replica.
+struct Cluster {
+    servers: Vec<Server>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let options = [
+            "cluster-enabled yes",
+            "cluster-port PORT",
+            "cluster-node-timeout 2000",
+            // Else all keys are refused while those of one master are.
+            "cluster-require-full-coverage no",
+        ];
+        let servers: Vec<Server> = (0..6).map(|_| Server::start(&options)).collect();
+        let cluster = Self { servers };
+        let (first, rest) = cluster.servers.split_first().unwrap();
+        for (index, range) in ["0 5460", "5461 10922", "10923 16383"].into_iter().enumerate() {
+            cluster.servers[index].ask::<()>(&format!("CLUSTER ADDSLOTSRANGE {range}"));
+        }
+        for (index, server) in cluster.servers.iter().enumerate() {
+            server.ask::<()>(&format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1));
+        }
+        for server in rest {
+            let bus: BTreeMap<String, String> = server.ask("CONFIG GET cluster-port");
+            first.ask::<()>(&format!("CLUSTER MEET 127.0.0.1 {} {}", server.port, bus["cluster-port"]));
+        }
+        until("all know each other", async || {
+            cluster.servers.iter().all(|server| server.ask::<String>("CLUSTER NODES").lines().count() == 6)
+        })
+        .await;
+        for (index, server) in cluster.servers[3..].iter().enumerate() {
+            let master: String = cluster.servers[index].ask("CLUSTER MYID");
+            until("it follows", async || {
+                server.try_ask::<()>(&format!("CLUSTER REPLICATE {master}")).is_ok()
+            })
+            .await;
+        }
+        until("the cluster works", async || {
+            cluster.servers.iter().all(|server| {
+                server.ask::<String>("CLUSTER INFO").contains("cluster_state:ok")
+                    && server.ask::<Value>("CLUSTER SLOTS").as_sequence().is_some_and(|ranges| {
+                        ranges.len() == 3
+                            && ranges
+                                .iter()
+                                .all(|range| range.as_sequence().is_some_and(|range| range.len() == 4))
+                    })
+            }) && cluster.servers[3..]
+                .iter()
+                .all(|server| server.ask::<String>("INFO replication").contains("master_link_status:up"))
+        })
+        .await;
+        cluster
+    }
+
+    /// Knows two of them.
+    fn url(&self) -> String {
+        format!("redis+cluster://{},{}", self.servers[0].place(), self.servers[4].place())
+    }
+
+    /// A project whose entries the master `index` holds.
+    fn project_of(&self, index: usize) -> String {
+        let range = [0..=5460, 5461..=10_922, 10_923..=16_383][index].clone();
+        let lies_there = |name: &String| {
+            let slot: u16 = self.servers[0].ask(&format!("CLUSTER KEYSLOT {name}"));
+            range.contains(&slot)
+        };
+        (0..).map(|number| format!("p{number}")).find(lies_there).unwrap()
+    }
+}
+
+/// Tasks that ask without end.
+struct Load {
+    ends: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<(Duration, u64, u64)>>,
+}
+
+impl Load {
+    /// A task for each of `projects`.
+    fn start(redis: &Arc<Redis>, projects: &[String]) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let task = |project: &String| {
+            let (redis, ends, project) = (Arc::clone(redis), Arc::clone(&ends), project.clone());
+            tokio::spawn(async move {
+                let (mut worst, mut calls, mut hits) = (Duration::ZERO, 0, 0);
+                while !ends.load(Ordering::Relaxed) {
+                    let key = key_in(&project, &format!("load {}", calls % 10));
+                    let begun = Instant::now();
+                    if redis.get(&key, WITHIN).await.is_some() {
+                        hits += 1;
+                    } else {
+                        redis.put(&key, vec![b'x'; 500], LONG, None, WITHIN).await;
+                    }
+                    worst = worst.max(begun.elapsed());
+                    calls += 1;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                (worst, calls, hits)
+            })
+        };
+        Self { tasks: projects.iter().map(task).collect(), ends }
+    }
+
+    /// The worst call, the number of calls and of those answered, of each task.
+    async fn end(self) -> Vec<(Duration, u64, u64)> {
+        self.ends.store(true, Ordering::Relaxed);
+        let mut all = Vec::new();
+        for task in self.tasks {
+            all.push(task.await.unwrap());
+        }
+        all
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_loses_a_master_goes_on() {
+    let mut cluster = Cluster::start().await;
+    let (redis, other) = (Arc::new(client(&cluster.url())), client(&cluster.url()));
+    let projects: Vec<String> = (0..3).map(|index| cluster.project_of(index)).collect();
+    let mut told = other.invalidations();
+    for project in &projects {
+        let key = key_in(project, "x");
+        assert!(works(&other, &key).await && works(&redis, &key).await, "{:?}", redis.told());
+        let Lease::Taken(number) = redis.lease(&key, LONG, WITHIN).await else { panic!("nobody holds it") };
+        assert!(redis.put(&key, b"leased".to_vec(), LONG, Some(number), WITHIN).await);
+        redis.give_back(&key, number, WITHIN).await;
+        // Each master tells.
+        let heard = async { while told.recv().await != Ok(Invalidation::Entry(*key.digest())) {} };
+        tokio::time::timeout(PATIENCE, heard).await.expect("changes are told");
+    }
+    assert_eq!((redis.figures().nodes, redis.figures().connected), (3, 3));
+    assert_eq!(redis.told(), Told::Well);
+
+    let load = Load::start(&redis, &projects);
+    until("answers are found", async || redis.figures().commands > 300).await;
+    let killed = 1;
+    cluster.servers[killed].kill();
+    let begun = Instant::now();
+    let lost = key_in(&projects[killed], "x");
+    let mut outage = Duration::ZERO;
+    let mut refused_of_others = 0;
+    while !works(&redis, &lost).await {
+        outage = begun.elapsed();
+        assert!(outage < RECOVERED, "{:?}", redis.told());
+        for index in [0, 2] {
+            // Those of the other masters are served.
+            if !works(&redis, &key_in(&projects[index], "y")).await {
+                refused_of_others += 1;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    until("all is well", async || redis.told() == Told::Well && other.told() == Told::Well).await;
+    // The successor tells.
+    while told.try_recv().is_ok() {}
+    assert!(redis.put(&lost, b"again".to_vec(), LONG, None, WITHIN).await);
+    let heard = async { while told.recv().await != Ok(Invalidation::Entry(*lost.digest())) {} };
+    tokio::time::timeout(RECOVERED, heard).await.expect("changes are told again");
+    let ended = load.end().await;
+    println!(
+        "cluster: keys of the lost master were out for {outage:?}; others refused {refused_of_others} times; (worst \
+         call, calls, hits) by master: {ended:?}"
+    );
+    assert_eq!(refused_of_others, 0, "what the other masters hold is served all the time");
+    for (worst, calls, hits) in ended {
+        assert!(worst < WORST && hits > 0 && calls > hits, "{worst:?}, {calls}, {hits}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_told_from_a_server_alone() {
+    let alone = Server::start(&[]);
+    let redis = client(&format!("redis+cluster://{}", alone.place()));
+    assert_eq!(redis.get(&key_in("p", "x"), WITHIN).await, None);
+    let Told::Ailing(reason) = redis.told() else { panic!("{:?}", redis.told()) };
+    assert!(reason.contains("it is no cluster"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_sentinels_replace_is_left() {
+    let mut master = Server::start(&["requirepass s3cret", "masterauth s3cret"]);
+    let following = format!("replicaof 127.0.0.1 {}", master.port);
+    let replica = Server::start(&["requirepass s3cret", "masterauth s3cret", &following]);
+    let login = |server: &Server| server.url().replace("//", "//:s3cret@");
+    let replicates = || {
+        let mut connection = redis::Client::open(login(&replica)).unwrap().get_connection().unwrap();
+        let told: String = redis::cmd("INFO").arg("replication").query(&mut connection).unwrap();
+        told.contains("master_link_status:up")
+    };
+    until("the replica follows", async || replicates()).await;
+    let monitor = format!("sentinel monitor mine 127.0.0.1 {} 2", master.port);
+    let options = [
+        monitor.as_str(),
+        "sentinel auth-pass mine s3cret",
+        "sentinel down-after-milliseconds mine 1500",
+        "sentinel failover-timeout mine 6000",
+    ];
+    let sentinels: Vec<Server> = (0..3).map(|_| Server::sentinel(&options)).collect();
+    until("the Sentinels know all", async || {
+        sentinels.iter().all(|sentinel| {
+            let told: BTreeMap<String, String> = sentinel.ask("SENTINEL MASTER mine");
+            told["num-slaves"] == "1" && told["num-other-sentinels"] == "2"
+        })
+    })
+    .await;
+    let places: Vec<String> = sentinels.iter().map(Server::place).collect();
+    let url = format!("redis+sentinel://:s3cret@{}/mine", places.join(","));
+    let (redis, other) = (Arc::new(client(&url)), client(&url));
+    let mut told = other.invalidations();
+    let key = key_in("p", "x");
+    assert!(works(&redis, &key).await, "{:?}", redis.told());
+    assert!(works(&other, &key).await, "{:?}", other.told());
+
+    let load = Load::start(&redis, &["p".to_owned()]);
+    until("answers are found", async || redis.figures().commands > 100).await;
+    master.kill();
+    let begun = Instant::now();
+    let mut outage = Duration::ZERO;
+    while !works(&redis, &key).await {
+        outage = begun.elapsed();
+        assert!(outage < RECOVERED, "{:?}", redis.told());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    until("all is well", async || redis.told() == Told::Well && other.told() == Told::Well).await;
+    while told.try_recv().is_ok() {}
+    assert!(redis.put(&key, b"again".to_vec(), LONG, None, WITHIN).await);
+    let heard = async { while told.recv().await != Ok(Invalidation::Entry(*key.digest())) {} };
+    tokio::time::timeout(RECOVERED, heard).await.expect("changes are told again");
+    let ended = load.end().await;
+    println!("sentinel: out for {outage:?}; (worst call, calls, hits): {ended:?}");
+    for (worst, _, hits) in ended {
+        assert!(worst < WORST && hits > 0, "{worst:?}, {hits}");
+    }
+    let unknown = client(&format!("redis+sentinel://:s3cret@{}/other", places.join(",")));
+    assert_eq!(unknown.get(&key, WITHIN).await, None);
+    let Told::Ailing(reason) = unknown.told() else { panic!("{:?}", unknown.told()) };
+    assert!(reason.contains("no master of that name"), "{reason}");
+}

@@ -1,0 +1,68 @@
+//! The program itself with a Redis: over TLS with a certificate of one's own, and what it tells of one.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::redis_server::{Server, shared};
+
+/// What `tmws doctor` finds about `url`, with `certificate` as the only root.
+fn doctor(url: &str, certificate: Option<&str>) -> Option<(String, String)> {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tmws"));
+    command.args(["doctor", "--no-probe", "--json"]).current_dir(home.path()).env_clear();
+    command
+        .env("HOME", home.path())
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("TMWS_REDIS_URL", url);
+    if let Some(certificate) = certificate {
+        command.env("SSL_CERT_FILE", certificate);
+    }
+    let output = command.output().unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    assert!(!told.to_string().contains("s3cret"), "{told}");
+    let found = told["checks"].as_array().unwrap().iter().find(|check| check["subject"] == "redis")?;
+    let text = |name: &str| found[name].as_str().unwrap().to_owned();
+    Some((text("verdict"), text("detail")))
+}
+
+#[test]
+fn the_doctor_connects_and_says_how_it_stands() {
+    assert_eq!(doctor("none", None), None);
+    let (verdict, detail) = doctor(&shared(), None).unwrap();
+    assert!(verdict == "ok" && detail.contains("1 server, which tell"), "{verdict} {detail}");
+    let (verdict, detail) = doctor(&shared().replace("default:", "default:s3cret"), None).unwrap();
+    assert!(verdict == "warn" && detail.contains("refuses the user or the password"), "{verdict} {detail}");
+}
+
+#[test]
+fn tls_is_spoken_to_whom_a_root_certificate_vouches_for() {
+    let fixture = |name: &str| format!("{}/fixtures/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (certificate, key) = (fixture("cert.pem"), fixture("key.pem"));
+    let options = [
+        "tls-port PORT".to_owned(),
+        format!("tls-cert-file {certificate}"),
+        format!("tls-key-file {key}"),
+        "tls-auth-clients no".to_owned(),
+        "bind 127.0.0.1 127.0.0.2".to_owned(),
+    ];
+    let server = Server::start(&options.each_ref().map(String::as_str));
+    let ports: Vec<String> = server.ask("CONFIG GET tls-port");
+    let url = format!("rediss://127.0.0.1:{}", ports[1]);
+    let (verdict, detail) = doctor(&url, Some(&certificate)).unwrap();
+    assert!(verdict == "ok", "{verdict} {detail}");
+    let (verdict, detail) = doctor(&url.replace("127.0.0.1", "localhost"), Some(&certificate)).unwrap();
+    assert!(verdict == "ok", "{verdict} {detail}");
+    let root = Some(certificate.as_str());
+    for (url, root, reason) in [
+        // Nobody vouches for it; another name than it has; no TLS there, and it waits for the end of a line.
+        (url.clone(), None, "certificate cannot be verified"),
+        (url.replace("127.0.0.1", "127.0.0.2"), root, "certificate cannot be verified"),
+        (server.url().replace("redis:", "rediss:"), root, "does not answer"),
+    ] {
+        let (verdict, detail) = doctor(&url, root).unwrap();
+        assert!(verdict == "warn" && detail.contains(reason), "{url}: {verdict} {detail}");
+    }
+}
