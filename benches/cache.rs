@@ -34,7 +34,7 @@ use tmws::{
     },
     pattern::{CacheScopeRule, Mode, library::Library},
     scope::{ProjectId, Scope},
-    store::{NewMemory, SharedStore, SqliteOptions, SqliteStore, Store as _},
+    store::{NewMemory, SharedStore, SqliteOptions, SqliteStore},
 };
 use tokio_util::sync::CancellationToken;
 

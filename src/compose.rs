@@ -84,6 +84,7 @@ impl Serving {
     ) -> Self {
         let embeddings = embeddings(config);
         let store = store(options_with(config, Arc::clone(&embeddings))).known_to(&outside.backends);
+        let outside = Outside { embeddings: Some(Arc::clone(&embeddings)), ..outside };
         let store: SharedStore = Arc::new(store);
         let shelf = Shelf::new(Arc::clone(folders) as Arc<dyn PatternSource>);
         let engine = Engine::new(

@@ -3,12 +3,14 @@
 //! Modules in reading order; each imports only from those above it. Two columns meet only in [`tool`]:
 //! wire → schema → protocol, and pattern → store → engine.
 
+mod dial;
 pub mod hex;
 pub mod limits;
 pub mod nearest;
 pub mod random;
 pub mod revision;
 pub mod scope;
+pub mod trace;
 
 pub mod metrics;
 
@@ -39,6 +41,8 @@ pub mod access;
 pub mod admission;
 
 pub mod session;
+
+pub mod otlp;
 
 pub mod transport;
 

@@ -1,4 +1,7 @@
-//! Logs: to stderr, never to stdout; constant messages with named fields; no payload above TRACE.
+//! Logs: to stderr, never to stdout; constant messages with named fields; no payload above TRACE. What is logged within a
+//! call says which: its connection, request, method, pattern and trace.
+
+mod json;
 
 use std::{
     io::{self, Write},
@@ -64,15 +67,54 @@ pub fn parse_filter(filter: &str) -> Result<Targets, TelemetryError> {
     Ok(chatty.chain(own).collect::<Targets>().with_default(all))
 }
 
+/// How a line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// As a JSON object.
+    Json,
+}
+
+impl LogFormat {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Text, Self::Json]
+            .into_iter()
+            .find(|format| format.as_str() == text)
+            .ok_or_else(|| "a log is written as text or json".to_owned())
+    }
+}
+
 /// Begins logging to stderr. No file, no thread, no network: cheap enough to come before the first frame. Lines that
 /// nobody takes are dropped: a host that never reads stderr must not stop the server.
 ///
 /// # Errors
 /// See [`TelemetryError`].
-pub fn start(filter: &str) -> Result<(), TelemetryError> {
+pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let targets = parse_filter(filter)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(|| Patient).with_ansi(false);
-    tracing_subscriber::registry().with(targets).with(lines).try_init().map_err(TelemetryError::Twice)
+    let registry = tracing_subscriber::registry().with(targets);
+    match format {
+        LogFormat::Text => {
+            let lines = tracing_subscriber::fmt::layer().with_writer(|| Patient).with_ansi(false);
+            registry.with(lines).try_init()
+        }
+        LogFormat::Json => registry.with(json::Lines::new(|| Patient)).try_init(),
+    }
+    .map_err(TelemetryError::Twice)
 }
 
 /// Written at once: a pipe that `poll` calls writable takes so much without blocking (`PIPE_BUF`).

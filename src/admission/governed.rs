@@ -129,7 +129,7 @@ impl Governed {
     fn refusal(&self, method: Method, revision: Revision, busy: Busy, scope: &Scope) -> Reply {
         let reply = busy.into_reply(method, scope);
         if let Some(failure) = failure_of(revision, &reply) {
-            self.meter.failed(failure);
+            self.meter.failed(failure, method, None);
         }
         reply
     }
@@ -282,7 +282,8 @@ impl Record {
         let elapsed = self.begun.elapsed();
         // The pattern of a call that became a task has not come to its end.
         let pattern = self.notices.chosen_pattern().filter(|_| !matches!(reply, Reply::Task(_)));
-        let failure = self.governed.meter.ended(self.method, self.revision, reply, pattern, elapsed);
+        let failure =
+            self.governed.meter.ended(self.method, self.revision, reply, pattern.as_deref(), elapsed);
         if let Some(mut line) = self.line.take() {
             line.fill(match (failure, reply) {
                 (Some(Failure { code, .. }), _) => Outcome::Failed(code),

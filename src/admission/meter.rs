@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::{
     engine::ErrorKind,
-    metrics::{Durations, Layer, Metrics},
-    pattern::PatternKind,
+    metrics::{Durations, Layer, Metrics, RecentError},
+    pattern::{Pattern, PatternKind},
     protocol::{CallError, Reply},
     revision::{Era, Revision},
     wire::Method,
@@ -43,9 +44,9 @@ pub(super) struct Meter {
 
 /// An error by its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     layer: Layer,
-    pub(super) code: &'static str,
+    pub(crate) code: &'static str,
 }
 
 impl Meter {
@@ -57,29 +58,37 @@ impl Meter {
         }
     }
 
-    /// A call has come to its answer, with the type of the pattern that it ran. Its failure, if it is one.
+    /// A call has come to its answer, with the pattern that it ran. Its failure, if it is one.
     pub(super) fn ended(
         &self,
         method: Method,
         revision: Revision,
         reply: &Reply,
-        pattern: Option<PatternKind>,
+        pattern: Option<&Pattern>,
         elapsed: Duration,
     ) -> Option<Failure> {
         if let Some(index) = SERVED.iter().position(|served| *served == method) {
             self.calls[index].observe(elapsed);
         }
-        if let Some(index) = PatternKind::ALL.iter().position(|of| Some(*of) == pattern) {
+        if let Some(index) =
+            PatternKind::ALL.iter().position(|of| Some(*of) == pattern.map(|pattern| pattern.kind))
+        {
             self.patterns[index].observe(elapsed);
         }
         let failure = failure_of(revision, reply)?;
-        self.failed(failure);
+        self.failed(failure, method, pattern);
         Some(failure)
     }
 
-    /// A call ended without its service.
-    pub(super) fn failed(&self, failure: Failure) {
-        self.metrics.call_error(failure.layer, failure.code);
+    /// A call ended with a failure, perhaps without its service.
+    pub(super) fn failed(&self, failure: Failure, method: Method, pattern: Option<&Pattern>) {
+        self.metrics.note_error(RecentError {
+            at: Timestamp::now(),
+            layer: failure.layer,
+            code: failure.code,
+            method: method.as_str(),
+            pattern: pattern.map(|pattern| pattern.name.as_str().into()),
+        });
     }
 
     pub(super) fn rate_limited(&self) {
@@ -88,7 +97,7 @@ impl Meter {
 }
 
 /// The failure that a reply tells.
-pub(super) fn failure_of(revision: Revision, reply: &Reply) -> Option<Failure> {
+pub(crate) fn failure_of(revision: Revision, reply: &Reply) -> Option<Failure> {
     let protocol = |code| Some(Failure { layer: Layer::Protocol, code });
     match reply {
         Reply::Result(result) if result.get("isError") == Some(&Value::Bool(true)) => {
@@ -130,6 +139,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::pattern::library::Library;
 
     fn result(value: Value) -> Reply {
         match value {
@@ -164,11 +174,15 @@ mod tests {
     fn a_pattern_is_timed_by_its_type_whether_it_succeeds_or_not() {
         let metrics = Arc::new(Metrics::default());
         let meter = Meter::new(Arc::clone(&metrics));
-        let memory = Some(PatternKind::Memory);
+        let patterns = Library::built_in().all();
+        let memory = patterns.iter().find(|pattern| pattern.kind == PatternKind::Memory).map(Arc::as_ref);
         for reply in [json!({"content": []}), json!({"content": [], "isError": true})] {
             let (method, revision) = (Method::ToolsCall, Revision::V2025_06_18);
             meter.ended(method, revision, &result(reply.clone()), memory, Duration::from_millis(2));
         }
+        let recent = metrics.recent_errors();
+        assert_eq!((recent.len(), recent[0].code), (1, OTHER), "only what failed is kept");
+        assert_eq!(recent[0].pattern.as_deref(), memory.map(|pattern| pattern.name.as_str()));
         let text = metrics.text();
         assert!(text.contains("tmws_pattern_duration_seconds_count{type=\"memory\"} 2\n"), "{text}");
         assert!(text.contains("tmws_pattern_duration_seconds_count{type=\"hybrid\"} 0\n"), "{text}");

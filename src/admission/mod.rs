@@ -13,3 +13,4 @@ mod rate;
 mod turnstile;
 
 pub use governed::Governed;
+pub(crate) use meter::failure_of;

@@ -33,7 +33,12 @@ fn call(method: Method, params: &Value, outcome: Outcome) -> CallLine {
         at: "2026-07-28T10:00:00.1234Z".parse().unwrap(),
         scope: Scope::mint(ProjectId::personal(), "ada", "editor", Some("s3cret-session")),
         connection: ConnectionId(7),
-        origin: Origin { peer: Some([192, 0, 2, 7].into()), has_token: true, is_stateless: false },
+        origin: Origin {
+            peer: Some([192, 0, 2, 7].into()),
+            has_token: true,
+            is_stateless: false,
+            ..Origin::default()
+        },
         request: admitted(method, params),
         outcome,
         elapsed: Duration::from_micros(1_500),

@@ -5,7 +5,6 @@
 //! request that has left is never sent a second time: when its connection is lost, its caller is told so.
 
 mod counted;
-pub(crate) mod dial;
 mod host;
 pub(crate) mod http;
 mod ledger;
@@ -21,10 +20,15 @@ use std::{ffi::OsString, rc::Rc, time::Duration};
 use tokio::{runtime::Builder, task::LocalSet};
 use tracing::{debug, error, warn};
 
-pub(crate) use dial::{DIAL_MAX, Dialer};
 pub use target::{Project, TOKEN_VARIABLE, TargetError};
 
-use crate::{access, config::Config, exit::Exit, telemetry};
+use crate::{
+    access,
+    config::Config,
+    dial::{self, Dialer},
+    exit::Exit,
+    telemetry,
+};
 use plan::Plan;
 use relay::Relay;
 use target::Target;
@@ -63,7 +67,7 @@ pub fn connect(
 pub fn resume() -> Option<Exit> {
     let plan = Plan::handed_over()?;
     let target = plan.target().ok()?;
-    telemetry::start(&plan.log).ok()?;
+    telemetry::start(&plan.log, plan.log_format).ok()?;
     Some(relay(target, &plan))
 }
 
@@ -71,7 +75,7 @@ fn relay(target: Target, plan: &Plan) -> Exit {
     // Resolving a name is all that ever blocks.
     let runtime = Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
     let relayed = runtime.and_then(|runtime| {
-        let dialer = Rc::new(Dialer::new(&target)?);
+        let dialer = Rc::new(Dialer::new(target.tls)?);
         let ended = LocalSet::new()
             .block_on(&runtime, async { Relay::new(Rc::new(target), dialer, plan)?.run().await });
         runtime.shutdown_background();

@@ -24,7 +24,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::target::{TOKEN_VARIABLE, Target, TargetError, TokenOrigin, Transport};
-use crate::limits::ShutdownLimits;
+use crate::{limits::ShutdownLimits, telemetry::LogFormat};
 
 /// Variable of the environment that holds the number of the pipe with the plan.
 const PLAN_VARIABLE: &str = "TMWS_CONNECT_PLAN";
@@ -51,6 +51,8 @@ pub(super) struct Plan {
     pub(super) exit: Duration,
     /// Log filter.
     pub(super) log: String,
+    /// How its lines are written.
+    pub(super) log_format: LogFormat,
     pub(super) token: Option<String>,
 }
 

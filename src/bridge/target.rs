@@ -9,6 +9,7 @@ use super::plan::{Plan, authorization, token_text};
 
 use crate::{
     config::Config,
+    dial::percent_decoded,
     engine::{RootSources, Workspace, project_of, resolve_root},
 };
 
@@ -84,8 +85,8 @@ pub(crate) struct Target {
     pub(crate) transport: Transport,
     pub(crate) tls: bool,
     /// Without brackets.
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(crate) host: String,
+    pub(crate) port: u16,
     /// As the `Host` header has it.
     pub(crate) authority: String,
     pub(crate) path: String,
@@ -178,6 +179,7 @@ impl Plan {
             drain: config.shutdown.drain,
             exit: config.shutdown.exit,
             log: config.log.clone(),
+            log_format: config.log_format,
             token,
         })
     }
@@ -218,22 +220,6 @@ fn userinfo(authority: &Authority) -> Option<String> {
     let (userinfo, _) = authority.as_str().rsplit_once('@')?;
     let token = userinfo.split_once(':').map_or(userinfo, |(_, password)| password);
     (!token.is_empty()).then(|| percent_decoded(token))
-}
-
-/// `text` with its `%XX`; what is none stays as it is.
-pub(crate) fn percent_decoded(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
-    while let Some((&first, after)) = rest.split_first() {
-        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        if let (b'%', Some(high), Some(low)) = (first, digit(0), digit(1)) {
-            bytes.push((high * 16 + low) as u8);
-            rest = &after[2..];
-        } else {
-            bytes.push(first);
-            rest = after;
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The endpoint: the address's own, or that of the project.

@@ -62,7 +62,7 @@ impl Socket {
         target: &Target,
         message_bytes_max: usize,
     ) -> Result<Self, DialError> {
-        let stream = Counted::new(dialer.dial(target).await?);
+        let stream = Counted::new(dialer.dial(&target.host, target.port).await?);
         let scheme = if target.tls { "wss" } else { "ws" };
         let mut request = format!("{scheme}://{}{}", target.authority, target.path)
             .into_client_request()

@@ -6,6 +6,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Semaphore;
 
 use super::{
     Cache, CacheLimits, Entry, Invalidation, Layer, Lease, SecondLayer, Wanted,
@@ -178,8 +179,6 @@ async fn an_invalidation_between_reading_and_filling_is_not_lost() {
         assert_eq!(text(&reader, "a", None).await, None, "what was read before did not stay");
     }
 }
-
-use tokio::sync::Semaphore;
 
 #[tokio::test]
 async fn one_instance_makes_what_the_others_wait_for() {

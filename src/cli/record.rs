@@ -6,7 +6,7 @@ use super::{Failure, arguments, output};
 use crate::{
     exit::Exit,
     record::{self, Options, ProxyError, RecordError, Rules},
-    telemetry,
+    telemetry::{self, LogFormat},
 };
 
 /// Records until the conversation ends, then exits with the server's code.
@@ -23,7 +23,7 @@ pub(super) fn run(arguments: arguments::Record, filter: impl FnOnce() -> String)
         output::tell(&failure(&error).to_string());
         std::process::exit(code);
     }
-    telemetry::start(&filter())
+    telemetry::start(&filter(), LogFormat::Text)
         .map_err(|error| Failure::new(Exit::Usage, "begin logging", error.to_string()))?;
     let options = Options {
         rules: rules(&arguments)?,

@@ -169,7 +169,7 @@ fn with_parts(
 }
 
 fn begin_logging(filter: &str, config: &Config) -> Result<(), Failure> {
-    telemetry::start(filter)
+    telemetry::start(filter, config.log_format)
         .map_err(|error| Failure::new(Exit::Software, "begin logging", error.to_string()))?;
     for warning in &config.warnings {
         tracing::warn!(warning, "part of the configuration was ignored");

@@ -22,6 +22,8 @@ use crate::{
     engine::llm::{Fallback, LlmSettings},
     limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits, TaskLimits},
     nearest,
+    otlp::OtlpSettings,
+    telemetry::LogFormat,
     tool::Payload,
 };
 
@@ -52,7 +54,18 @@ pub struct Sources {
 
 impl Sources {
     /// Variables read beside `TMWS_*` and `XDG_*`.
-    pub const OTHERS: [&str; 5] = ["HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "CLAUDE_PROJECT_DIR"];
+    pub const OTHERS: [&str; 10] = [
+        "HOME",
+        "USERPROFILE",
+        "APPDATA",
+        "LOCALAPPDATA",
+        "CLAUDE_PROJECT_DIR",
+        "OTEL_SDK_DISABLED",
+        "OTEL_SERVICE_NAME",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+    ];
 
     /// The process's own environment and working directory, without flags.
     #[must_use]
@@ -156,6 +169,8 @@ fn defaults(sources: &Sources) -> Config {
         repository_pattern_folders: Vec::new(),
         state_key: None,
         log: "warn".to_owned(),
+        log_format: LogFormat::default(),
+        otlp: OtlpSettings::default(),
         payload: Payload::Text,
         promote: Vec::new(),
         connection: ConnectionLimits::default(),
@@ -346,6 +361,7 @@ fn read_environment(sources: &Sources, config: &mut Config) -> Result<(), Config
             set_plain(config, row.key, value, Origin::Environment(row.variable.to_owned()))?;
         }
     }
+    read_otel(sources, config);
     let known = || SETTINGS.iter().map(|row| row.variable);
     for name in sources.environment.keys().filter(|name| name.starts_with("TMWS_")) {
         if !known().any(|variable| variable == name) && !READ_ELSEWHERE.contains(&name.as_str()) {
@@ -355,6 +371,33 @@ fn read_environment(sources: &Sources, config: &mut Config) -> Result<(), Config
         }
     }
     Ok(())
+}
+
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+/// The variables that all of OpenTelemetry's exporters know. They are there for every program, so that what is wrong with
+/// them keeps nobody from starting.
+fn read_otel(sources: &Sources, config: &mut Config) {
+    let text = |name: &str| sources.environment.get(name).and_then(|value| value.to_str());
+    if text("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return;
+    }
+    config.otlp.service = text("OTEL_SERVICE_NAME").map(str::to_owned);
+    if let Some(headers) = text("OTEL_EXPORTER_OTLP_HEADERS") {
+        match headers.parse() {
+            Ok(headers) => config.otlp.headers = headers,
+            Err(fault) => config.warnings.push(format!("OTEL_EXPORTER_OTLP_HEADERS was ignored: {fault}")),
+        }
+    }
+    let Some(url) = text(ENDPOINT).filter(|_| config.is_default("telemetry.otlp")) else { return };
+    let protocol = text("OTEL_EXPORTER_OTLP_PROTOCOL").unwrap_or("http/protobuf");
+    if protocol != "http/protobuf" {
+        config.warnings.push(format!("{ENDPOINT} was ignored: here is only http/protobuf spoken"));
+    } else if let Err(error) =
+        set_plain(config, "telemetry.otlp", OsStr::new(url), Origin::Environment(ENDPOINT.to_owned()))
+    {
+        config.warnings.push(format!("{ENDPOINT} was ignored: {}", error.fault));
+    }
 }
 
 fn read_flags(sources: &Sources, config: &mut Config) -> Result<(), ConfigError> {

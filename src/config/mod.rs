@@ -31,6 +31,8 @@ use crate::{
         steps::{mcp::ServerSetting, sql::SourceSpec},
     },
     limits::{ConnectionLimits, NetworkLimits, ShutdownLimits, StoreLimits, TaskLimits},
+    otlp::OtlpSettings,
+    telemetry::LogFormat,
     tool::Payload,
 };
 
@@ -81,6 +83,10 @@ pub struct Config {
     pub state_key: Option<StateKey>,
     /// Log filter: a level, or `target=level` pairs.
     pub log: String,
+    /// How lines of the log are written.
+    pub log_format: LogFormat,
+    /// The collector of OpenTelemetry.
+    pub otlp: OtlpSettings,
     /// How results travel.
     pub payload: Payload,
     /// Patterns that are tools of their own, each perhaps with a pin.

@@ -146,6 +146,22 @@ pub static SETTINGS: &[SettingRow] = &[
         kind: Kind::Text(set_log, |config| config.log.clone()),
     },
     SettingRow {
+        key: "log_format",
+        variable: "TMWS_LOG_FORMAT",
+        summary: "how the log is written: text, or json (an object a line)",
+        shared: false,
+        kind: Kind::Text(set_log_format, |config| config.log_format.as_str().to_owned()),
+    },
+    SettingRow {
+        key: "telemetry.otlp",
+        variable: "TMWS_TELEMETRY_OTLP",
+        summary: "the OpenTelemetry collector that is told of calls (OTLP, http/protobuf), as in http://127.0.0.1:4318; `none`; where nobody says, OTEL_EXPORTER_OTLP_ENDPOINT",
+        shared: true,
+        kind: Kind::Text(set_otlp, |config| {
+            config.otlp.url.as_ref().map_or_else(|| NONE.to_owned(), ToString::to_string)
+        }),
+    },
+    SettingRow {
         key: "payload",
         variable: "TMWS_PAYLOAD",
         summary: "how results travel: text, structured or both",
@@ -383,6 +399,16 @@ fn set_state_key(config: &mut Config, text: &str) -> Result<(), String> {
 fn set_log(config: &mut Config, text: &str) -> Result<(), String> {
     crate::telemetry::parse_filter(text).map_err(|error| error.to_string())?;
     text.clone_into(&mut config.log);
+    Ok(())
+}
+
+fn set_log_format(config: &mut Config, text: &str) -> Result<(), String> {
+    config.log_format = text.parse()?;
+    Ok(())
+}
+
+fn set_otlp(config: &mut Config, text: &str) -> Result<(), String> {
+    config.otlp.url = if text == NONE { None } else { Some(text.parse()?) };
     Ok(())
 }
 

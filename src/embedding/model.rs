@@ -1,6 +1,13 @@
 //! The model that makes the vectors of memories: the table in the binary, or one that the user names.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use super::{
     IDENTITY, Identity,
@@ -30,6 +37,8 @@ enum Source {
 #[derive(Debug)]
 pub struct Embeddings {
     source: Source,
+    /// Whether whoever last waited for vectors got none.
+    is_ailing: AtomicBool,
 }
 
 /// Vectors of some texts, in their order, and what they may be compared with.
@@ -61,20 +70,30 @@ impl Embeddings {
     /// The table in the binary.
     #[must_use]
     pub fn builtin() -> Arc<Self> {
-        Arc::new(Self { source: Source::Builtin })
+        Self::of(Source::Builtin)
     }
 
     /// The model in `folder`: a static table of model2vec (`model.safetensors`, `tokenizer.json`, `config.json`), or, in a
     /// build with the feature `minilm`, a sentence transformer of the BERT kind. Nothing is read yet.
     #[must_use]
     pub fn folder(folder: impl Into<PathBuf>) -> Arc<Self> {
-        Arc::new(Self { source: Source::Folder(Folder::new(folder.into())) })
+        Self::of(Source::Folder(Folder::new(folder.into())))
     }
 
     /// No vectors at all.
     #[must_use]
     pub fn none() -> Arc<Self> {
-        Arc::new(Self { source: Source::None })
+        Self::of(Source::None)
+    }
+
+    fn of(source: Source) -> Arc<Self> {
+        Arc::new(Self { source, is_ailing: AtomicBool::new(false) })
+    }
+
+    /// Whether vectors are wanted and whoever last waited for some got none.
+    #[must_use]
+    pub fn is_ailing(&self) -> bool {
+        self.is_ailing.load(Ordering::Relaxed)
     }
 
     /// Whether no vectors are wanted.
@@ -139,6 +158,12 @@ impl Embeddings {
     /// # Errors
     /// As [`Embeddings::identity`].
     pub async fn embed(&self, texts: Vec<String>) -> Result<Vectors, EmbeddingError> {
+        let made = self.embed_waiting(texts).await;
+        self.is_ailing.store(matches!(made, Err(EmbeddingError::Unusable { .. })), Ordering::Relaxed);
+        made
+    }
+
+    async fn embed_waiting(&self, texts: Vec<String>) -> Result<Vectors, EmbeddingError> {
         let model = self.model(READING).await?;
         if model.is_cheap() && texts.iter().map(String::len).sum::<usize>() <= INLINE_BYTES {
             return Ok(Vectors { vectors: model.embed(&texts), identity: model.identity().clone() });

@@ -8,9 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::{
     cache::Layer,
-    pattern::{Mode, Pattern, PatternKind},
+    pattern::{Mode, Pattern},
     scope::Scope,
     store::Visibility,
+    trace::TraceContext,
 };
 
 /// Where time comes from.
@@ -75,9 +76,19 @@ pub trait Observer: Send + Sync {
     /// `done` of `total` steps have ended; `step` is the one that just did.
     fn progress(&self, done: usize, total: usize, step: &str);
 
-    /// A pattern of this type runs now. `outlives_call`: it declares that it may take longer than a call.
-    fn chosen(&self, kind: PatternKind, outlives_call: bool) {
-        let _ = (kind, outlives_call);
+    /// A step has ended; `trace` is its span, where the run has a trace.
+    fn stepped(&self, step: &StepReceipt, trace: Option<&TraceContext>) {
+        let _ = (step, trace);
+    }
+
+    /// The trace that the run belongs to.
+    fn trace(&self) -> Option<TraceContext> {
+        None
+    }
+
+    /// This pattern runs now. `outlives_call`: it declares that it may take longer than a call.
+    fn chosen(&self, pattern: &Arc<Pattern>, outlives_call: bool) {
+        let _ = (pattern, outlives_call);
     }
 }
 

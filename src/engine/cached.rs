@@ -26,6 +26,8 @@ use crate::{
 
 /// Longest wait for the layer that instances share.
 const SHARED_MAX: Duration = Duration::from_millis(100);
+/// Longest wait for what an answer depends on: where the store is slower than that, the time is the run's.
+const MARK_MAX: Duration = Duration::from_millis(500);
 /// A pattern whose runs take so long is run by one instance, and the others wait for its answer.
 const EXPENSIVE: Duration = Duration::from_millis(50);
 /// A lease is as long as so many runs, within bounds: a holder that is gone keeps the others waiting for so long.
@@ -102,7 +104,8 @@ impl Engine {
     pub(super) async fn depends(&self, call: &Call<'_>, around: &Surroundings<'_>) -> Option<Depends> {
         let compiled = call.compiled;
         let mark = if compiled.reads_memory {
-            let asked = timeout_at(around.deadline.into(), self.store().mark(&call.within)).await;
+            let until = around.deadline.min(Instant::now() + MARK_MAX);
+            let asked = timeout_at(until.into(), self.store().mark(&call.within)).await;
             Some(asked.ok()?.ok()?)
         } else {
             None
@@ -191,7 +194,7 @@ impl Engine {
         place: Option<&Place>,
         around: &Surroundings<'_>,
     ) -> Result<Execution, EngineError> {
-        let Some(place) = place else { return self.produce(call, around).await };
+        let Some(place) = place else { return self.accounted(call, around).await };
         let is_expensive = call.compiled.cost.mean() >= EXPENSIVE;
         let lease = if is_expensive && !call.request.fresh && self.cache.is_shared() {
             match self.maker(call, place, around).await {
@@ -202,7 +205,7 @@ impl Engine {
             None
         };
         let begun = Instant::now();
-        let mut result = self.produce(call, around).await;
+        let mut result = self.accounted(call, around).await;
         if let Ok(execution) = &mut result {
             call.compiled.cost.note(begun.elapsed());
             execution.receipt.cache = "miss";
@@ -253,6 +256,10 @@ impl Engine {
         around: &Surroundings<'_>,
     ) {
         let Some(keeping) = &call.compiled.keeping else { return };
+        // What was made without a part that did not work would outlive that part's recovery.
+        if !execution.receipt.degraded.is_empty() {
+            return;
+        }
         let Some(answer) = Answer::of(execution) else { return };
         // What changed while the run went on and changed back would make a lasting entry of a passing state.
         if self.parts(keeping, call, around).await.as_ref() != Some(&place.parts) {
@@ -306,7 +313,7 @@ mod tests {
         },
         pattern::{Mode, library::Library},
         scope::{ProjectId, Scope},
-        store::{NewMemory, SqliteOptions, SqliteStore, Store as _},
+        store::{NewMemory, SqliteOptions, SqliteStore},
     };
 
     struct Now;

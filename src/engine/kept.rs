@@ -5,7 +5,7 @@
 //! kept behind its handle.
 //!
 //! **Under what key**: the scope as far as `cache.scope` reaches, the pattern's file, the caller's rights, the mode, what
-//! the server bound, the inputs, the question, the session's scratch, and the declared parts ([`parts`]). A pattern
+//! the server bound, the inputs, the question, the session's scratch, and the declared parts ([`super::parts`]). A pattern
 //! that reads memories, or keeps the rest of an answer behind a handle, shares its answers within one principal at most.
 //! The generation of the memories is no part of the key: the entry carries the one from before its run, and each use
 //! compares it with the store's.
@@ -56,10 +56,7 @@ impl cache::Value for Answer {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut kept: Value = serde_json::from_slice(bytes).ok()?;
-        let text = match kept.get_mut("text")?.take() {
-            Value::String(text) => text,
-            _ => return None,
-        };
+        let Value::String(text) = kept.get_mut("text")?.take() else { return None };
         Some(Self {
             value: Arc::new(serde_json::from_str(&text).ok()?),
             text,

@@ -10,6 +10,7 @@ use super::{
     steps::{http, llm, mcp, sql},
 };
 use crate::{
+    embedding::Embeddings,
     resilience::{BackendKind, Backends, Standing},
     scope::Scope,
 };
@@ -29,6 +30,8 @@ pub struct Outside {
     pub figures: Figures,
     /// The guards of all that the process depends on.
     pub backends: Arc<Backends>,
+    /// What makes the vectors of memories, where that is known.
+    pub embeddings: Option<Arc<Embeddings>>,
 }
 
 impl Outside {
@@ -52,7 +55,9 @@ impl Outside {
         let ailing = ailing.map(|standing| standing.to_string());
         let unread =
             self.sql.ailing(scope.project()).map(|(name, reason)| format!("database {name}: {reason}"));
-        ailing.chain(unread).collect()
+        let words_alone = self.embeddings.as_ref().is_some_and(|embeddings| embeddings.is_ailing());
+        let words_alone = words_alone.then(|| "embeddings: words alone".to_owned());
+        ailing.chain(unread).chain(words_alone).collect()
     }
 
     /// Ends what is open: connections, and the processes of child servers. Nothing can be used afterwards.

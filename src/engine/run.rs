@@ -28,7 +28,7 @@ use super::{
     Asker, EngineError, ErrorKind, LlmReceipt, MemoryListener, Observer, Outside, StepReceipt,
     allowed::lacking,
     asking::{Counted, Suspending},
-    steps::{self, Foreach, StepContext, StepError, StepOutput},
+    steps::{self, Foreach, StepContext, StepError, StepOutput, traced},
 };
 use crate::{
     pattern::{Effect, ExpressionError, Family, OnError, Pattern, StepSpec, Template},
@@ -302,13 +302,16 @@ impl<'a> Run<'a> {
     {
         Box::pin(async move {
             let begun = Instant::now();
+            let trace = self.given.observer.trace().map(|run| run.child());
             let busy = Counted::new(&self.busy);
             let prepared = self.settled(step, prepared).await;
             // A step that holds others is as busy as those are.
             let _busy = step.children.is_empty().then_some(busy);
             let result = match prepared {
                 Prepared::Skip => Ok(None),
-                Prepared::Ready(with, root) => self.tries(step, &place, with, root).await.map(Some),
+                Prepared::Ready(with, root) => {
+                    traced(trace.clone(), self.tries(step, &place, with, root)).await.map(Some)
+                }
                 Prepared::Failed(error) => Err(error),
                 Prepared::Slow(_) => Err(ExpressionError::Deadline.into()),
             };
@@ -325,6 +328,7 @@ impl<'a> Run<'a> {
                 elapsed: begun.elapsed(),
                 bytes,
             };
+            self.given.observer.stepped(&receipt, trace.as_ref());
             if place.around.is_some() {
                 self.ledger().add(receipt);
             } else {

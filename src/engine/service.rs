@@ -48,6 +48,8 @@ const COMPILED_MAX: usize = 1_024;
 const KEEP_MAX: Duration = Duration::from_secs(1);
 /// When to try again after the store failed.
 const RETRY_STORE: Duration = Duration::from_secs(1);
+/// Nobody is told to come again sooner.
+const RETRY_MIN: Duration = Duration::from_millis(10);
 /// When to try again after too much at once.
 const RETRY_BUSY: Duration = Duration::from_millis(200);
 
@@ -237,14 +239,11 @@ impl Engine {
         let begun = Instant::now();
         let mut pattern = None;
         let deadline = around.task_deadline.map_or(around.deadline, |task| task.max(around.deadline));
-        let attempt = resilience::until(deadline, self.attempt(scope, request, around, begun, &mut pattern));
-        let (mut result, degraded) = resilience::accounted(attempt).await;
-        if let Ok(execution) = &mut result {
-            // An answer that others computed tells what they met.
-            execution.receipt.degraded.extend(degraded);
-            execution.receipt.degraded.sort_unstable();
-            execution.receipt.degraded.dedup();
-        }
+        // Each layer around a large future would be as large again.
+        let attempt = Box::pin(self.attempt(scope, request, around, begun, &mut pattern));
+        let attempt = resilience::until(deadline, attempt);
+        let (result, degraded) = resilience::accounted(attempt).await;
+        let result = told(result, degraded);
         // A run that waits for an answer of the client has not ended: it comes again.
         if !matches!(&result, Ok(execution) if matches!(execution.outcome, Outcome::Suspended)) {
             let pattern = pattern.as_deref();
@@ -284,7 +283,7 @@ impl Engine {
                 *pattern = Some(chosen.pattern.name.clone());
                 allowed.check(&chosen.pattern)?;
                 let outlives_call = self.outlives_call(&chosen.pattern);
-                around.observer.chosen(chosen.pattern.kind, outlives_call);
+                around.observer.chosen(&chosen.pattern, outlives_call);
                 let deadline = around.task_deadline.filter(|_| outlives_call).unwrap_or(around.deadline);
                 let around = Surroundings { deadline, ..around };
                 self.run_chosen(scope, request, chosen, allowed.workspace(), around).await
@@ -309,7 +308,8 @@ impl Engine {
             ErrorKind::Busy => Some(RETRY_BUSY),
             _ => None,
         };
-        EngineError { retry_after: error.retry_after.or(hint), ..error }
+        let pause = error.retry_after.or(hint).map(|pause| pause.max(RETRY_MIN));
+        EngineError { retry_after: pause, ..error }
     }
 
     /// Whether `pattern` declares that it may outlive a call.
@@ -403,7 +403,7 @@ impl Engine {
         }
         let mut execution = match &depends {
             Some(depends) if !request.fresh => self.answer(&call, depends, &around).await?,
-            _ => self.make(&call, place, &around).await?,
+            _ => Box::pin(self.make(&call, place, &around)).await?,
         };
         if place.is_some() {
             execution = kept::unless(execution, request.unless.as_deref(), call.project.as_deref());
@@ -424,7 +424,8 @@ impl Engine {
         {
             return Ok(kept);
         }
-        self.share(call, depends, around).await
+        // A kept answer does not carry what a run needs.
+        Box::pin(self.share(call, depends, around)).await
     }
 
     /// Runs once for all equal calls that wait at the same time.
@@ -470,11 +471,17 @@ impl Engine {
         }
     }
 
-    pub(super) async fn produce(
+    /// Runs with an account of its own, which goes to all who get this answer.
+    pub(super) async fn accounted(
         &self,
         call: &Call<'_>,
         around: &Surroundings<'_>,
     ) -> Result<Execution, EngineError> {
+        let (result, degraded) = resilience::accounted(Box::pin(self.produce(call, around))).await;
+        told(result, degraded)
+    }
+
+    async fn produce(&self, call: &Call<'_>, around: &Surroundings<'_>) -> Result<Execution, EngineError> {
         let pattern: &Pattern = &call.chosen.pattern;
         let now = self.clock.now();
         let own_deadline = Instant::now() + pattern.limits.timeout;
@@ -547,16 +554,15 @@ impl Engine {
             };
             return Ok(kept::unless(unchanged, call.unless, call.project.as_deref()));
         }
-        let keep_until = Instant::from_std(around.deadline).min(Instant::now() + KEEP_MAX);
-        let kept =
-            Kept { store: &self.store, scope: &scope, pattern: named(pattern), now, until: keep_until };
+        let latest = Instant::from_std(around.deadline);
+        let kept = Kept { store: &self.store, scope: &scope, pattern: named(pattern), now, latest };
         let fitted = budget::fit(
             ran.output,
             &pattern.output.shrink,
             budget_tokens,
             &envelope,
             pattern.output.overflow_handle.then_some(&kept),
-            Instant::from_std(around.deadline),
+            latest,
         )
         .await?;
         if let Some(error) = call.compiled.output.iter_errors(&fitted.output).next() {
@@ -719,14 +725,17 @@ struct Kept<'a> {
     scope: &'a Scope,
     pattern: String,
     now: Timestamp,
-    until: Instant,
+    /// When the answer is due.
+    latest: Instant,
 }
 
 impl Keep for Kept<'_> {
     async fn keep(&self, output: &Value) -> Option<String> {
         let result = StoredResult { pattern: self.pattern.clone(), value: output.clone() };
         let keeping = self.store.put_result(self.scope, result, self.now);
-        match timeout_at(self.until, resilience::until(self.until.into_std(), keeping)).await {
+        // Counted from here: what came before (the vocabulary that is loaded at first) is not the store's time.
+        let until = self.latest.min(Instant::now() + KEEP_MAX);
+        match timeout_at(until, resilience::until(until.into_std(), keeping)).await {
             Ok(Ok(handle)) => return Some(handle),
             Ok(Err(error)) => tracing::warn!(%error, pattern = self.pattern, "a result could not be kept"),
             Err(_) => tracing::warn!(pattern = self.pattern, "the store did not keep a result in time"),
@@ -761,6 +770,17 @@ fn has(pattern: &Pattern, family: Family) -> bool {
 /// Whether any of `steps` is a `step`.
 fn uses(steps: &[StepSpec], step: &str) -> bool {
     steps.iter().any(|spec| spec.uses.uses == step || spec.children.iter().any(|block| uses(block, step)))
+}
+
+/// The same with what was not as it should be in its receipt.
+fn told(result: Result<Execution, EngineError>, degraded: Vec<String>) -> Result<Execution, EngineError> {
+    result.map(|mut execution| {
+        let all = &mut execution.receipt.degraded;
+        all.extend(degraded);
+        all.sort_unstable();
+        all.dedup();
+        execution
+    })
 }
 
 /// The answer of a run that is to be made again.

@@ -3,6 +3,8 @@
 //! One value for the whole process, handed down; every part counts what it alone knows. Counting never blocks.
 
 mod durations;
+mod families;
+mod recent;
 mod samples;
 mod text;
 
@@ -11,19 +13,22 @@ use std::sync::{Mutex, PoisonError};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
 pub use durations::Durations;
+pub use families::{Family as FamilyFigures, FamilyKind, Histogram, Reading, Series};
+pub use recent::{RECENT_MAX, RecentError};
 pub use samples::{Sample, Sampled};
 
 /// Begins the names of all that is ours.
 const PREFIX: &str = "tmws";
 
 /// How a client reaches us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// stdin and stdout.
+    #[default]
     Stdio,
     /// WebSocket.
     WebSocket,
@@ -84,6 +89,17 @@ pub enum Layer {
     Protocol,
 }
 
+impl Layer {
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tool => "tool",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
 /// All figures of the process.
 pub struct Metrics {
     /// What is encoded; the handles below count into it without it.
@@ -96,6 +112,32 @@ pub struct Metrics {
     calls: Family<MethodLabels, Durations>,
     patterns: Family<PatternLabels, Durations>,
     errors: Family<ErrorLabels, Counter>,
+    recent: recent::Recent,
+    known: Mutex<Vec<KnownFamily>>,
+}
+
+/// A family that there is, whether it has figures yet or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownFamily {
+    /// Its name as scrapers see it, a counter's without `_total`.
+    pub name: String,
+    /// What it says, for people.
+    pub help: &'static str,
+    /// What its figures are.
+    pub kind: FamilyKind,
+}
+
+/// Registers a family of ours.
+fn put(
+    registry: &mut Registry,
+    known: &mut Vec<KnownFamily>,
+    kind: FamilyKind,
+    name: &'static str,
+    help: &'static str,
+    metric: impl Metric,
+) {
+    known.push(KnownFamily { name: format!("{PREFIX}_{name}"), help, kind });
+    registry.register(name, help, metric);
 }
 
 /// Counts one thing that is there until this is dropped.
@@ -118,39 +160,82 @@ impl Drop for Counted {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
+        let mut known = Vec::new();
         for family in samples::process() {
+            known.push(KnownFamily {
+                name: family.name.to_owned(),
+                help: family.help,
+                kind: family.kind.into(),
+            });
             registry.register_collector(Box::new(family));
         }
         let ours = registry.sub_registry_with_prefix(PREFIX);
-        ours.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        put(
+            ours,
+            &mut known,
+            FamilyKind::Info,
+            "build",
+            "The program",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         let connections = Family::<TransportLabels, Gauge>::default();
-        ours.register("connections", "Connections open", connections.clone());
+        put(ours, &mut known, FamilyKind::Gauge, "connections", "Connections open", connections.clone());
         let sessions = Family::<TransportLabels, Gauge>::default();
-        ours.register("sessions", "Sessions in memory", sessions.clone());
+        put(ours, &mut known, FamilyKind::Gauge, "sessions", "Sessions in memory", sessions.clone());
         let refused = Family::<RuleLabels, Counter>::default();
-        ours.register("frames_refused", "Frames and requests refused, by rule", refused.clone());
+        put(
+            ours,
+            &mut known,
+            FamilyKind::Counter,
+            "frames_refused",
+            "Frames and requests refused, by rule",
+            refused.clone(),
+        );
         let violations = Counter::default();
-        ours.register(
+        put(
+            ours,
+            &mut known,
+            FamilyKind::Counter,
             "schema_violations",
             "Messages of ours that were withheld because they do not fit their schema",
             violations.clone(),
         );
         let rate_limited = Counter::default();
-        ours.register("rate_limited", "Calls refused because they came too fast", rate_limited.clone());
+        put(
+            ours,
+            &mut known,
+            FamilyKind::Counter,
+            "rate_limited",
+            "Calls refused because they came too fast",
+            rate_limited.clone(),
+        );
         let calls = Family::<MethodLabels, Durations>::default();
-        ours.register(
+        put(
+            ours,
+            &mut known,
+            FamilyKind::Histogram,
             "call_duration_seconds",
             "Calls that reached the service, from its door to their answer, by method",
             calls.clone(),
         );
         let patterns = Family::<PatternLabels, Durations>::default();
-        ours.register(
+        put(
+            ours,
+            &mut known,
+            FamilyKind::Histogram,
             "pattern_duration_seconds",
             "Calls that ran a pattern to its end, by the pattern's type",
             patterns.clone(),
         );
         let errors = Family::<ErrorLabels, Counter>::default();
-        ours.register("call_errors", "Calls answered with an error, by code", errors.clone());
+        put(
+            ours,
+            &mut known,
+            FamilyKind::Counter,
+            "call_errors",
+            "Calls answered with an error, by code",
+            errors.clone(),
+        );
         Self {
             registry: Mutex::new(registry),
             connections,
@@ -161,6 +246,8 @@ impl Default for Metrics {
             calls,
             patterns,
             errors,
+            recent: recent::Recent::default(),
+            known: Mutex::new(known),
         }
     }
 }
@@ -212,11 +299,19 @@ impl Metrics {
 
     /// A call ended with an error.
     pub fn call_error(&self, layer: Layer, code: &'static str) {
-        let layer = match layer {
-            Layer::Tool => "tool",
-            Layer::Protocol => "protocol",
-        };
-        self.errors.get_or_create(&ErrorLabels { layer, code }).inc();
+        self.errors.get_or_create(&ErrorLabels { layer: layer.as_str(), code }).inc();
+    }
+
+    /// The same, remembered for those who look at the last ones.
+    pub fn note_error(&self, error: RecentError) {
+        self.call_error(error.layer, error.code);
+        self.recent.push(error);
+    }
+
+    /// The last errors noted, at most [`RECENT_MAX`], the newest first.
+    #[must_use]
+    pub fn recent_errors(&self) -> Vec<RecentError> {
+        self.recent.list()
     }
 
     /// Adds a family that is read at each scrape; its name gets the prefix, a counter's its suffix.
@@ -227,6 +322,8 @@ impl Metrics {
         kind: Sampled,
         read: impl Fn() -> Vec<Sample> + Send + Sync + 'static,
     ) {
+        let known = KnownFamily { name: format!("{PREFIX}_{name}"), help, kind: kind.into() };
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).push(known);
         let family = samples::Family { name, help, kind, read: Box::new(read) };
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(family));
@@ -239,6 +336,18 @@ impl Metrics {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         encode(&mut text, &registry).expect("a string takes everything");
         text
+    }
+
+    /// Every family that there is.
+    #[must_use]
+    pub fn known(&self) -> Vec<KnownFamily> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Everything, as values.
+    #[must_use]
+    pub fn families(&self) -> Vec<FamilyFigures> {
+        families::read(&self.open_metrics())
     }
 
     /// Everything, in Prometheus' text format, version 0.0.4.

@@ -17,6 +17,15 @@ pub enum Sampled {
     Gauge,
 }
 
+impl From<Sampled> for super::FamilyKind {
+    fn from(kind: Sampled) -> Self {
+        match kind {
+            Sampled::Counter => Self::Counter,
+            Sampled::Gauge => Self::Gauge,
+        }
+    }
+}
+
 /// One value with its labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {

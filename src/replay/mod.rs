@@ -27,9 +27,9 @@ pub use script::Head;
 use crate::{
     bridge::{
         TargetError,
-        dial::Dialer,
         target::{Target, Transport as Spoken},
     },
+    dial::Dialer,
     transcript::{Transcript, Transport},
 };
 use live::{Link, Remote, Teller};
@@ -157,7 +157,7 @@ pub async fn play(
 fn remote(url: &str, token: Option<OsString>) -> Result<Way<'static>, ReplayError> {
     let target = Target::at(url, token)?;
     let spoken = target.transport;
-    let dialer = Arc::new(Dialer::new(&target)?);
+    let dialer = Arc::new(Dialer::new(target.tls)?);
     let remote = Remote { target: Arc::new(target), dialer };
     Ok(match spoken {
         Spoken::WebSocket => Way::Sockets(remote),

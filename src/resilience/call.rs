@@ -85,7 +85,7 @@ mod tests {
         })
         .await;
         assert_eq!((inner, notes), (vec!["own".to_owned()], vec!["a".to_owned(), "b".to_owned()]));
-        let (_, notes) = accounted(async { (0..100).for_each(|n| note(n.to_string())) }).await;
+        let ((), notes) = accounted(async { (0..100).for_each(|n| note(n.to_string())) }).await;
         assert_eq!(notes.len(), NOTES_MAX);
     }
 }

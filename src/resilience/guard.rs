@@ -41,11 +41,10 @@ impl BackendKind {
     #[must_use]
     pub const fn settings(self) -> GuardSettings {
         let (failures, pause, at_once, queue, patience) = match self {
-            // Milliseconds, seconds: failures in a row, pause, calls at once, calls that wait, patience.
+            // Failures in a row, pause in ms, calls at once, calls that wait, patience in ms.
             Self::Database => (5, 250, 64, 512, 1_000),
             Self::Redis => (5, 1_000, 64, 0, 100),
-            Self::Source => (5, 1_000, 32, 64, 2_000),
-            Self::Server => (5, 1_000, 32, 64, 2_000),
+            Self::Source | Self::Server => (5, 1_000, 32, 64, 2_000),
             Self::Model => (5, 30_000, 8, 32, 5_000),
             Self::Host => (5, 2_000, 16, 64, 2_000),
         };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::protocol::Now;
 
-pub use shared::{ServeError, projects, shared, token_source};
+pub use shared::{ServeError, known_figures, projects, shared, token_source};
 pub use stdio::stdio;
 
 /// Threads for work that blocks: files, git.

@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Instant};
 
+use tokio::runtime::Handle;
 use tracing::warn;
 
 use crate::{
@@ -9,14 +10,15 @@ use crate::{
     admission::Governed,
     audit::{Audit, Digester},
     cache::{
-        SecondLayer as _, Told,
+        CacheFigures, SecondLayer as _, Told,
         redis::{Redis, RedisFigures},
     },
     compose::Shared,
     config::{Config, DatabaseUrl},
     metrics::{Metrics, Sample, Sampled},
+    otlp::{Exporter, Traced},
     resilience::{BackendKind, Backends, BreakerState, Standing},
-    store::{SharedStore, StoreState},
+    store::{SharedStore, StoreLoad, StoreState},
     tool::{Service, tasks::TaskFigures},
     transport::{Checked, Health, StoreCheck},
 };
@@ -27,6 +29,8 @@ pub(super) struct Oversight {
     pub(super) metrics: Arc<Metrics>,
     pub(super) audit: Option<Arc<Audit>>,
     pub(super) health: Health,
+    /// The way to the collector of telemetry, where there is one.
+    pub(super) exporter: Option<Arc<Exporter>>,
 }
 
 /// Puts them around the service of `parts`.
@@ -64,6 +68,8 @@ pub(super) fn oversee(config: &Config, parts: &Shared, access: &Arc<Access>) -> 
         watch_redis(redis, &metrics);
     }
     watch(parts, &metrics, database);
+    watch_load(&parts.store, &metrics);
+    let exporter = Exporter::start(&config.otlp, Some(&metrics), &Handle::current());
     let service = Governed::new(
         inner,
         &config.network,
@@ -71,7 +77,16 @@ pub(super) fn oversee(config: &Config, parts: &Shared, access: &Arc<Access>) -> 
         Arc::clone(&metrics),
         audit.as_ref().map(Arc::clone),
     );
-    Ok(Oversight { service, metrics, audit, health })
+    let service = with_spans(service, exporter.as_ref());
+    Ok(Oversight { service, metrics, audit, health, exporter })
+}
+
+/// The service, its calls told to the collector where there is one.
+pub(super) fn with_spans(service: Arc<dyn Service>, exporter: Option<&Arc<Exporter>>) -> Arc<dyn Service> {
+    match exporter {
+        Some(exporter) => Traced::new(service, Arc::clone(exporter)),
+        None => service,
+    }
 }
 
 fn open_audit(config: &Config) -> io::Result<Option<Arc<Audit>>> {
@@ -141,6 +156,28 @@ fn watch_backends(backends: &Arc<Backends>, metrics: &Metrics) {
     }
 }
 
+/// How busy the store is.
+fn watch_load(store: &SharedStore, metrics: &Metrics) {
+    type Figure = (&'static str, &'static str, fn(&StoreLoad) -> Option<f64>);
+    const FIGURES: [Figure; 3] = [
+        ("store_connections", "Connections of the store to its database that are open", |load| {
+            load.connections.map(f64::from)
+        }),
+        ("store_connections_idle", "Connections of the store that have nothing to do", |load| {
+            load.idle.map(f64::from)
+        }),
+        ("store_writes_waiting", "Writes that wait for the one task that writes to SQLite", |load| {
+            load.writes_waiting.map(|waiting| waiting as f64)
+        }),
+    ];
+    for (name, help, figure) in FIGURES {
+        let store = SharedStore::clone(store);
+        metrics.sample(name, help, Sampled::Gauge, move || {
+            figure(&store.load()).map(Sample::plain).into_iter().collect()
+        });
+    }
+}
+
 /// A figure of the cache's second layer.
 type RedisFigure = (&'static str, &'static str, Sampled, fn(&RedisFigures) -> f64);
 
@@ -174,6 +211,57 @@ fn watch_redis(redis: &Arc<Redis>, metrics: &Metrics) {
     }
 }
 
+/// A figure of the cache.
+type CacheFigure = (&'static str, &'static str, Sampled, fn(&CacheFigures) -> u64);
+
+const CACHE_FIGURES: [CacheFigure; 6] = [
+    ("cache_stale", "Answers kept that were of an older generation", Sampled::Counter, |of| of.stale),
+    ("cache_fills", "Answers kept", Sampled::Counter, |of| of.fills),
+    ("cache_invalidations", "Answers that the second layer told to drop", Sampled::Counter, |of| {
+        of.invalidations
+    }),
+    (
+        "cache_evictions",
+        "Answers that made room for others, or outlived themselves",
+        Sampled::Counter,
+        |of| of.evictions,
+    ),
+    ("cache_entries", "Answers in the first layer", Sampled::Gauge, |of| of.entries),
+    ("cache_bytes", "Bytes of the answers in the first layer", Sampled::Gauge, |of| of.bytes),
+];
+
+/// What kept answers are worth: a lookup goes from layer to layer until one has it.
+fn watch_cache(parts: &Shared, metrics: &Metrics) {
+    let (engine, has_redis) = (Arc::clone(&parts.engine), parts.redis.is_some());
+    metrics.sample(
+        "cache_lookups",
+        "Read-only runs by cache layer and outcome; in a single flight a run is computed, or shared by an equal one at the same time",
+        Sampled::Counter,
+        move || {
+            let (computed, shared) = engine.shared_runs();
+            let of = engine.cache_figures();
+            let redis = [("redis", "hit", of.shared_hits), ("redis", "miss", of.misses)];
+            [
+                ("local", "hit", of.local_hits),
+                ("local", "miss", of.shared_hits + of.misses),
+                ("single_flight", "computed", computed),
+                ("single_flight", "shared", shared),
+            ]
+            .into_iter()
+            .chain(redis.into_iter().filter(|_| has_redis))
+            .map(|(layer, outcome, count)| Sample {
+                labels: vec![("layer", layer.to_owned()), ("outcome", outcome.to_owned())],
+                value: count as f64,
+            })
+            .collect()
+        },
+    );
+    for (name, help, kind, figure) in CACHE_FIGURES {
+        let engine = Arc::clone(&parts.engine);
+        metrics.sample(name, help, kind, move || vec![Sample::plain(figure(&engine.cache_figures()) as f64)]);
+    }
+}
+
 /// What the parts know of themselves.
 fn watch(parts: &Shared, metrics: &Metrics, database: &'static str) {
     let store = SharedStore::clone(&parts.store);
@@ -202,19 +290,5 @@ fn watch(parts: &Shared, metrics: &Metrics, database: &'static str) {
         Sampled::Counter,
         move || vec![Sample::plain(tasks.figures().refused as f64)],
     );
-    let engine = Arc::clone(&parts.engine);
-    metrics.sample(
-        "cache_lookups",
-        "Read-only runs by cache layer: computed, or taken over from an equal one that ran at the same time",
-        Sampled::Counter,
-        move || {
-            let (computed, shared) = engine.shared_runs();
-            [("computed", computed), ("shared", shared)]
-                .map(|(outcome, count)| Sample {
-                    labels: vec![("layer", "single_flight".to_owned()), ("outcome", outcome.to_owned())],
-                    value: count as f64,
-                })
-                .into()
-        },
-    );
+    watch_cache(parts, metrics);
 }

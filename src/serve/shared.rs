@@ -28,6 +28,7 @@ use crate::{
     compose::{LOCAL_PRINCIPAL, Shared, unusable_roots},
     config::Config,
     exit::Exit,
+    metrics::KnownFamily,
     schema::Gate,
     scope::ProjectId,
     session::Hub,
@@ -138,7 +139,7 @@ async fn serve(config: &Config, runtime: Handle) -> Result<(), ServeError> {
     let tls = acceptor(config)?;
     let signals = Signals::watch()?;
     let hangups = Hangups::watch()?;
-    let Oversight { service, metrics, audit, health } = oversee(config, &parts, &access)?;
+    let Oversight { service, metrics, audit, health, exporter } = oversee(config, &parts, &access)?;
     let host = Arc::new(Host {
         access,
         health,
@@ -196,8 +197,25 @@ async fn serve(config: &Config, runtime: Handle) -> Result<(), ServeError> {
     parts.service.tasks().close(TASKS_END).await;
     parts.engine.close().await;
     parts.store.close(CLOSE_MAX).await;
+    if let Some(exporter) = exporter {
+        exporter.close().await;
+    }
     info!("ended");
     served.map_err(of_address)
+}
+
+/// The figures that a server of this configuration tells at `/metrics`, for the documents. Must be called within a runtime.
+///
+/// # Errors
+/// As of [`shared`].
+pub fn known_figures(config: &Config) -> Result<Vec<KnownFamily>, ServeError> {
+    let access = Arc::new(Access::open(LOCAL_PRINCIPAL));
+    let Oversight { metrics, audit, .. } = oversee(config, &Shared::new(config, []), &access)?;
+    let known = metrics.known();
+    if let Some(audit) = audit {
+        audit.close();
+    }
+    Ok(known)
 }
 
 /// The projects that tokens and paths may name: those of the configuration, and that of the folder that the server

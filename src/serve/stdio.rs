@@ -17,13 +17,14 @@ use tokio::{
 };
 use tracing::{debug, error};
 
-use super::{BLOCKING_KEEP_ALIVE, BLOCKING_THREADS_MAX};
+use super::{BLOCKING_KEEP_ALIVE, BLOCKING_THREADS_MAX, oversight::with_spans};
 use crate::{
     compose::{LOCAL_PRINCIPAL, Local},
     config::Config,
     engine::Outside,
     exit::Exit,
     limits::ShutdownLimits,
+    otlp::Exporter,
     protocol::{BatchAnswers, Connection, Signer},
     schema::Gate,
     scope::Rights,
@@ -78,7 +79,8 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
     let engine = Arc::clone(&local.engine);
     let tmws = local.service();
     let tasks = Arc::clone(tmws.tasks());
-    let service: Arc<dyn Service> = tmws;
+    let exporter = Exporter::start(&config.otlp, None, runtime.handle());
+    let service = with_spans(tmws, exporter.as_ref());
     forward_events(&runtime, &*service, &mailbox);
     let key = config.state_key.as_ref().map_or_else(crate::random::key, |key| Ok(*key.expose()))?;
     let connection = Connection::new(
@@ -125,6 +127,9 @@ fn try_stdio(config: &Config) -> io::Result<Ended> {
     drop(entered);
     runtime.block_on(tasks.close(TASKS_END));
     runtime.block_on(engine.close());
+    if let Some(exporter) = exporter {
+        runtime.block_on(exporter.close());
+    }
     runtime.shutdown_timeout(RUNTIME_END);
     ended
 }

@@ -17,17 +17,18 @@ use std::{
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{Instrument as _, Span, debug, error, error_span, field::Empty, warn};
 
 use crate::{
-    metrics::Metrics,
-    pattern::PatternKind,
+    metrics::{Metrics, Transport},
+    pattern::Pattern,
     protocol::{
         Call, CallError, CallId, Connection, Diagnostic, Notice, Now, Outgoing, Output, Reply, ServerEvent,
         Severity,
     },
     session::Identity,
     tool::{ConnectionId, Context, Notices, Origin, ReplyFuture, Service},
+    trace::TraceContext,
     wire::{Frame, FrameError, Method, RequestId},
 };
 
@@ -35,6 +36,9 @@ use crate::{
 const CANCEL_GRACE: Duration = Duration::from_millis(100);
 /// Notices waiting to be taken by the transport; more are dropped (they are advisory by specification).
 const NOTICES_MAX: usize = 256;
+
+/// Of a request's id so much is logged, where that is between characters.
+const REQUEST_SHOWN_BYTES: usize = 64;
 
 /// Places for frames that an idle connection keeps.
 const OUTGOING_KEPT: usize = 16;
@@ -119,7 +123,8 @@ impl Mailbox {
 struct CallNotices {
     mailbox: Arc<Mailbox>,
     call: CallId,
-    chosen: OnceLock<PatternKind>,
+    chosen: OnceLock<Arc<Pattern>>,
+    trace: Option<TraceContext>,
 }
 
 impl Notices for CallNotices {
@@ -131,13 +136,18 @@ impl Notices for CallNotices {
         self.mailbox.put(Mail::Departure(self.call));
     }
 
-    fn choose_pattern(&self, kind: PatternKind) {
+    fn choose_pattern(&self, pattern: &Arc<Pattern>) {
+        Span::current().record("pattern", pattern.name.as_str());
         // A call runs one pattern.
-        let _ = self.chosen.set(kind);
+        let _ = self.chosen.set(Arc::clone(pattern));
     }
 
-    fn chosen_pattern(&self) -> Option<PatternKind> {
-        self.chosen.get().copied()
+    fn trace(&self) -> Option<TraceContext> {
+        self.trace.clone()
+    }
+
+    fn chosen_pattern(&self) -> Option<Arc<Pattern>> {
+        self.chosen.get().cloned()
     }
 }
 
@@ -155,6 +165,8 @@ pub struct Driver {
     call_deadline: Duration,
     origin: Origin,
     metrics: Option<Arc<Metrics>>,
+    /// The trace that headers told, for calls that tell none themselves.
+    trace: Option<Box<TraceContext>>,
 }
 
 impl Driver {
@@ -181,6 +193,7 @@ impl Driver {
             call_deadline,
             origin: Origin::default(),
             metrics: None,
+            trace: None,
         }
     }
 
@@ -199,9 +212,19 @@ impl Driver {
         self.origin
     }
 
+    /// How the client reaches us.
+    pub const fn set_transport(&mut self, transport: Transport) {
+        self.origin.transport = transport;
+    }
+
     /// The connection is one request and nothing more.
     pub const fn set_stateless(&mut self) {
         self.origin.is_stateless = true;
+    }
+
+    /// Calls of the frames that come next belong to this trace, where they tell no other.
+    pub fn set_trace(&mut self, trace: Option<TraceContext>) {
+        self.trace = trace.map(Box::new);
     }
 
     /// One frame of the client.
@@ -383,6 +406,25 @@ impl Driver {
             Method::TasksResult => self.connection.deadline_of(Method::TasksResult),
             _ => self.call_deadline,
         };
+        let trace = told_trace(call.params()).or_else(|| self.trace.as_deref().cloned());
+        // Of the gravest level, so that it is there for whatever is logged within.
+        let span = error_span!(
+            "call",
+            connection = self.id.0,
+            request = Empty,
+            method = call.method().as_str(),
+            pattern = Empty,
+            trace = Empty,
+        );
+        if !span.is_disabled() {
+            if let Some(request) = self.connection.request_of(id) {
+                span.record("request", shown(request.token()));
+            }
+            if let Some(trace) = &trace {
+                span.record("trace", trace.trace());
+            }
+        }
+        let entered = span.enter();
         let cancel = CancellationToken::new();
         let context = Context {
             connection: self.id,
@@ -392,6 +434,7 @@ impl Driver {
                 mailbox: Arc::clone(&self.mailbox),
                 call: id,
                 chosen: OnceLock::new(),
+                trace,
             }),
             cancel: cancel.clone(),
             deadline: now.monotonic + deadline,
@@ -408,7 +451,8 @@ impl Driver {
         }
         self.running.insert(id, cancel.clone());
         let mailbox = Arc::clone(&self.mailbox);
-        self.runtime.spawn(async move {
+        drop(entered);
+        let running = async move {
             let caught = std::future::poll_fn(|context| poll_caught(&mut future, context));
             let given_up = async {
                 cancel.cancelled().await;
@@ -423,9 +467,22 @@ impl Driver {
                 }
             };
             mailbox.put(Mail::Reply(id, reply));
-        });
+        };
+        self.runtime.spawn(running.instrument(span));
         None
     }
+}
+
+/// The trace that a request tells in its `_meta`.
+fn told_trace(params: &serde_json::Map<String, serde_json::Value>) -> Option<TraceContext> {
+    let meta = params.get("_meta")?;
+    let text = |name: &str| meta.get(name)?.as_str();
+    TraceContext::parse(text("traceparent")?, text("tracestate"))
+}
+
+/// An id as it may stand in the log: what a client chose may be long.
+fn shown(id: &str) -> &str {
+    id.get(..REQUEST_SHOWN_BYTES).unwrap_or(id)
 }
 
 fn log(diagnostic: &Diagnostic) {
@@ -491,7 +548,7 @@ mod tests {
 
     #[test]
     fn what_each_connection_holds_is_small() {
-        assert!(size_of::<Driver>() <= 768, "{}", size_of::<Driver>());
+        assert!(size_of::<Driver>() <= 776, "{}", size_of::<Driver>());
         assert!(size_of::<Mailbox>() <= 64, "{}", size_of::<Mailbox>());
         assert!(size_of::<Identity>() <= 16, "{}", size_of::<Identity>());
     }

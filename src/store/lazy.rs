@@ -18,8 +18,8 @@ use tokio::{
 
 use super::{
     Changes, EmbeddingProgress, Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter,
-    MemoryQuery, NewMemory, NewTask, Remembered, Store, StoreError, StoreOptions, StoreState, StoreStats,
-    StoredResult, StoredTask, TaskChange, TaskWrite,
+    MemoryQuery, NewMemory, NewTask, Remembered, Store, StoreError, StoreLoad, StoreOptions, StoreState,
+    StoreStats, StoredResult, StoredTask, TaskChange, TaskWrite,
 };
 use crate::{
     resilience::{self, Backend, BackendKind, Backends, Entry, Guard, Pauses, STORE},
@@ -232,7 +232,7 @@ impl LazyStore {
         let now = StdInstant::now();
         let end = resilience::deadline().map(|end| {
             let left = end.saturating_duration_since(now);
-            now + left - ENDS_EARLY.min(left / 4)
+            now + left.saturating_sub(ENDS_EARLY.min(left / 4))
         });
         let entered = self.guard.enter(end.unwrap_or(now + PLACE_MAX)).await;
         match entered {
@@ -268,12 +268,14 @@ impl LazyStore {
                 (error, false)
             }
             Failed::Unasked(error) => {
+                resilience::note(format!("{}: failed", self.guard.backend()));
                 entry.give_up();
                 (error, false)
             }
             Failed::Late => {
                 let error = ask.late();
                 keep(&Ask::Read.late());
+                resilience::note(format!("{}: slow", self.guard.backend()));
                 entry.give_up();
                 (error, false)
             }
@@ -512,6 +514,14 @@ impl Store for LazyStore {
 
     async fn check(&self) -> Result<(), StoreError> {
         once!(self, Write, store => store.check())
+    }
+
+    fn load(&self) -> StoreLoad {
+        // Where it is being opened there is nothing to tell.
+        match self.state.try_lock().as_deref() {
+            Ok(State::Open(store)) => store.load(),
+            Ok(_) | Err(_) => StoreLoad::default(),
+        }
     }
 
     fn state(&self) -> Option<StoreState> {

@@ -30,8 +30,8 @@ pub use id::derived_id;
 pub use lazy::LazyStore;
 pub use model::{
     EmbeddingProgress, Forgotten, Hit, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery,
-    NewMemory, NewTask, Order, Remembered, Retrieval, StoreStats, StoredResult, StoredTask, TaskChange,
-    TaskWrite, Trust, Visibility,
+    NewMemory, NewTask, Order, Remembered, Retrieval, StoreLoad, StoreStats, StoredResult, StoredTask,
+    TaskChange, TaskWrite, Trust, Visibility,
 };
 pub use options::StoreOptions;
 pub use postgres::{CONNECTIONS_MAX, PostgresFacts, PostgresOptions, PostgresStore};
@@ -263,6 +263,11 @@ pub trait Store: Send + Sync {
     /// Whether it can be used, as far as it knows without looking; `None` where it does not keep account.
     fn state(&self) -> Option<StoreState> {
         None
+    }
+
+    /// How busy it is, as far as it knows without looking; nothing where it does not keep account, or is not open.
+    fn load(&self) -> StoreLoad {
+        StoreLoad::default()
     }
 
     /// 32 secret bytes that every process on this store shares, made at the first call.

@@ -201,6 +201,28 @@ pub struct EmbeddingProgress {
     pub memories: u64,
 }
 
+/// How busy a store is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreLoad {
+    /// Connections to its database, or its file, that are open.
+    pub connections: Option<u32>,
+    /// Of these so many have nothing to do.
+    pub idle: Option<u32>,
+    /// Writes that wait for the one task that writes.
+    pub writes_waiting: Option<usize>,
+}
+
+impl StoreLoad {
+    /// Of a pool.
+    pub(in crate::store) fn of_pool<D: sqlx::Database>(pool: &sqlx::Pool<D>) -> Self {
+        Self {
+            connections: Some(pool.size()),
+            idle: u32::try_from(pool.num_idle()).ok(),
+            writes_waiting: None,
+        }
+    }
+}
+
 /// A search: free words, never query syntax.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MemoryQuery {

@@ -37,9 +37,12 @@ use tokio_util::sync::CancellationToken;
 use serde_json::{Map, Value};
 
 use crate::{
-    pattern::PatternKind,
+    engine::StepReceipt,
+    metrics::Transport,
+    pattern::Pattern,
     protocol::{Call, Notice, Profile, Reply, ServerEvent},
     scope::{ProjectId, Rights, Scope},
+    trace::TraceContext,
     wire::Method,
 };
 
@@ -56,13 +59,23 @@ pub trait Notices: Send + Sync {
     /// it (Streamable HTTP of 2025-11-25). Elsewhere nothing happens.
     fn release_connection(&self) {}
 
-    /// The call runs a pattern of this type. For figures: the client is not told.
-    fn choose_pattern(&self, kind: PatternKind) {
-        let _ = kind;
+    /// The call runs this pattern. For figures: the client is not told.
+    fn choose_pattern(&self, pattern: &Arc<Pattern>) {
+        let _ = pattern;
     }
 
-    /// The type of the pattern that the call runs, once it is chosen.
-    fn chosen_pattern(&self) -> Option<PatternKind> {
+    /// A step of it has ended; `trace` is its span, where there is a trace. For figures, likewise.
+    fn end_step(&self, step: &StepReceipt, trace: Option<&TraceContext>) {
+        let _ = (step, trace);
+    }
+
+    /// The trace that the call belongs to: the span that whatever it does is a child of.
+    fn trace(&self) -> Option<TraceContext> {
+        None
+    }
+
+    /// The pattern that the call runs, once it is chosen.
+    fn chosen_pattern(&self) -> Option<Arc<Pattern>> {
         None
     }
 }
@@ -142,6 +155,8 @@ pub struct Origin {
     /// The connection is one request and nothing more (2026-07-28 over HTTP): what each connection has, such a one shares
     /// with all of its principal or, without a token, of its address.
     pub is_stateless: bool,
+    /// How it reaches us.
+    pub transport: Transport,
 }
 
 /// What surrounds one call.

@@ -17,16 +17,17 @@ use super::{
 use crate::{
     engine::{
         Asker, Caller, Clock, Engine, EngineError, ErrorKind, ExecuteRequest, Execution, MemoryListener,
-        MemoryTouched, Observer, Outcome, Surroundings, found_text,
+        MemoryTouched, Observer, Outcome, StepReceipt, Surroundings, found_text,
     },
     limits::TaskLimits,
     nearest,
-    pattern::{Pattern, PatternKind},
+    pattern::Pattern,
     protocol::{Call, CallError, Notice, Profile, Reply, ServerEvent, TaskOffer},
     resilience,
     revision::Revision,
     scope::{ProjectId, Rights, Scope},
     store::{SharedStore, StoreError, Visibility},
+    trace::TraceContext,
     wire::Method,
 };
 
@@ -474,8 +475,16 @@ impl Observer for Progress<'_> {
         }
     }
 
-    fn chosen(&self, kind: PatternKind, outlives_call: bool) {
-        self.context.notices.choose_pattern(kind);
+    fn stepped(&self, step: &StepReceipt, trace: Option<&TraceContext>) {
+        self.context.notices.end_step(step, trace);
+    }
+
+    fn trace(&self) -> Option<TraceContext> {
+        self.context.notices.trace()
+    }
+
+    fn chosen(&self, pattern: &Arc<Pattern>, outlives_call: bool) {
+        self.context.notices.choose_pattern(pattern);
         match self.worker {
             Some(worker) if outlives_call => worker.outlive_call(),
             Some(worker) => worker.stay_call(),

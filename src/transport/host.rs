@@ -19,7 +19,7 @@ use crate::{
     audit::{Audit, Event},
     hex::hex,
     limits::{ConnectionLimits, NetworkLimits},
-    metrics::Metrics,
+    metrics::{Metrics, Transport},
     protocol::{BatchAnswers, Client, Connection, Now, Signer},
     schema::Gate,
     scope::ProjectId,
@@ -207,8 +207,12 @@ impl Host {
             Arc::clone(&mailbox),
             self.connection_limits.call_deadline,
         );
-        let origin =
-            Origin { peer: Some(entrant.peer), has_token: entrant.principal.has_token, is_stateless: false };
+        let origin = Origin {
+            peer: Some(entrant.peer),
+            has_token: entrant.principal.has_token,
+            is_stateless: false,
+            transport: Transport::Http,
+        };
         let driver = driver.on_network(origin, Arc::clone(&self.metrics));
         Seat { id, driver, mailbox }
     }

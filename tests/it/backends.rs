@@ -36,7 +36,7 @@ use tokio::{
 use crate::steps_support::Folder;
 
 /// A backstop: everything that is waited for happens long before.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 // --- Hosts ---
 

@@ -10,6 +10,7 @@ use tmws::{
     config::{Kind, SETTINGS, SettingRow, Sources, load, show_bytes, show_duration},
     engine::{ErrorKind, testing::run_tests},
     exit::Exit,
+    metrics::FamilyKind,
     pattern::{
         Expression, Family, Origin, Pattern, STEPS, StepRow,
         library::{Library, SourceFile},
@@ -62,6 +63,9 @@ const OUTSIDE: &[Part] = &[
     ("tools", || section("servers/tools")),
     ("models", models),
 ];
+
+/// Of `docs/monitoring.md`.
+const MONITORING: &[Part] = &[("figures", figures)];
 
 /// Where the examples of the documents lie, with what their tests want.
 const EXAMPLES: &str = "docs/examples";
@@ -313,6 +317,33 @@ fn models() -> String {
     table(&["setting", "meaning"], rows)
 }
 
+/// The figures of a server that has all that there can be.
+fn figures() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = Sources {
+        environment: [("HOME".to_owned(), folder.path().into())].into(),
+        working_directory: folder.path().into(),
+        flags: [("telemetry.otlp", "http://127.0.0.1:1"), ("redis_url", "redis://127.0.0.1:1")]
+            .map(|(key, value)| ("--setting".to_owned(), key.to_owned(), value.into()))
+            .into(),
+        ..Sources::default()
+    };
+    let config = load(&sources).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut known = runtime.block_on(async { tmws::serve::known_figures(&config).unwrap() });
+    known.sort_by(|a, b| a.name.cmp(&b.name));
+    let rows = known.into_iter().map(|family| {
+        let (name, kind) = match family.kind {
+            FamilyKind::Counter => (format!("{}_total", family.name), "counter"),
+            FamilyKind::Info => (format!("{}_info", family.name), "gauge"),
+            FamilyKind::Gauge => (family.name, "gauge"),
+            FamilyKind::Histogram => (family.name, "histogram"),
+        };
+        vec![code(&name), kind.to_owned(), family.help.to_owned()]
+    });
+    table(&["figure", "kind", "says"], rows)
+}
+
 fn is_limit(row: &SettingRow) -> bool {
     matches!(row.kind, Kind::Duration(..) | Kind::Bytes(..) | Kind::Count(..))
 }
@@ -400,6 +431,11 @@ fn generated_parts_about_the_outside_say_what_the_code_says() {
 }
 
 #[test]
+fn generated_table_of_figures_names_what_a_server_tells() {
+    check("docs/monitoring.md", MONITORING);
+}
+
+#[test]
 fn generated_table_of_labelled_questions_is_the_measured_one() {
     check("docs/routing.md", ROUTING);
 }
@@ -469,7 +505,15 @@ fn the_code_map_names_every_module_in_the_order_of_lib_rs() {
     }
     let modules: Vec<String> = read("src/lib.rs")
         .lines()
-        .filter_map(|line| Some(line.strip_prefix("pub mod ")?.trim_end_matches(';').to_owned()))
+        .filter_map(|line| {
+            Some(
+                line.strip_prefix("pub ")
+                    .unwrap_or(line)
+                    .strip_prefix("mod ")?
+                    .trim_end_matches(';')
+                    .to_owned(),
+            )
+        })
         .chain(["main".to_owned()])
         .collect();
     assert_eq!(named, modules, "the code map of ARCHITECTURE.md (left) and src/lib.rs (right)");

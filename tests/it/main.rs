@@ -19,6 +19,7 @@ mod isolation;
 mod isolation_network;
 mod layers;
 mod llm;
+mod logs;
 mod mcp;
 mod mutations;
 mod network;

@@ -423,7 +423,7 @@ fn the_size_of_a_file_costs_no_memory() {
     }
     let [(import, export), (import_more, export_more)] = peaks[..] else { unreachable!() };
     // Ten times the lines, 40 MB more: what is read a page at a time grows with the caches of the database alone, 8 MiB for
-    // each of the four connections that read.
+    // each connection that is used.
     assert!(import_more < import + 20_000, "import: {import} KiB, then {import_more} KiB");
     assert!(export_more < export + 36_000, "export: {export} KiB, then {export_more} KiB");
     assert!(fs::metadata(desk.path("15000.jsonl")).unwrap().len() > 40_000_000);

@@ -1,7 +1,11 @@
 //! Tests against servers that run beside: `scripts/redis scripts/postgres cargo test --test services`. Without them these
 //! fail, and are never skipped; plain `cargo test` leaves them out.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::print_stdout, reason = "figures, for who asks with --nocapture")]
+
 mod frozen;
+mod instances;
 mod moving;
 mod postgres;
 mod redis_faults;

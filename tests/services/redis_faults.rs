@@ -108,6 +108,35 @@ async fn a_redis_that_stops_answering_costs_one_wait_and_is_used_when_it_goes_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_gives_up_early_is_enough_to_notice() {
+    const SHORT: Duration = Duration::from_millis(100);
+    let server = Server::start(&[]);
+    let redis = client(&server.url());
+    let key = key("impatient");
+    assert!(works(&redis, &key).await);
+    server.pause();
+    let begun = Instant::now();
+    for _ in 0..200 {
+        // Both end at the same time: whichever is first.
+        let answer = tokio::time::timeout(SHORT, redis.get(&key, SHORT)).await;
+        assert!(matches!(answer, Ok(None) | Err(_)));
+    }
+    let waited = begun.elapsed();
+    println!("200 calls of 100 ms at a server that stopped: {waited:?}");
+    assert!(waited < WORST, "{waited:?}");
+    // Who hardly waits says nothing about a server that works.
+    server.go_on();
+    until("it is used again", async || works(&redis, &key).await).await;
+    let before = redis.figures().reconnects;
+    for _ in 0..200 {
+        let _ = tokio::time::timeout(Duration::ZERO, redis.get(&key, WITHIN)).await;
+        let _ = redis.get(&key, Duration::ZERO).await;
+    }
+    assert!(works(&redis, &key).await);
+    assert_eq!(redis.figures().reconnects, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_costs_nothing_and_is_said_without_it() {
     let server = Server::start(&["requirepass right"]);
     for login in [":s3cret@", "ann:s3cret@", ""] {

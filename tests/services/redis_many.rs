@@ -87,7 +87,7 @@ impl Cluster {
             let slot: u16 = self.servers[0].ask(&format!("CLUSTER KEYSLOT {name}"));
             range.contains(&slot)
         };
-        (0..).map(|number| format!("p{number}")).find(lies_there).unwrap()
+        (0..10_000).map(|number| format!("p{number}")).find(lies_there).unwrap()
     }
 }
 

@@ -193,7 +193,7 @@ impl Shared {
 
 /// A new connection.
 pub(in crate::bridge) async fn open(dialer: &Dialer, target: &Target) -> Result<Sender, DialError> {
-    let stream = dialer.dial(target).await?;
+    let stream = dialer.dial(&target.host, target.port).await?;
     let handshake = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(TokioIo::new(stream));
     let (sender, connection) = timeout(DIAL_MAX, handshake)
         .await

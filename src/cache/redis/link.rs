@@ -30,7 +30,7 @@ use super::{
     trouble::Trouble,
     url::{Place, RedisUrl},
 };
-use crate::bridge::dial::Dialer;
+use crate::dial::Dialer;
 
 /// A connection on which nothing came for so long is asked whether it still stands.
 const PULSE: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ impl Ways {
     pub(super) async fn prepare(&self) {
         let tls = self.tls;
         let reading = || async move {
-            let read = tokio::task::spawn_blocking(move || Dialer::of(tls)).await;
+            let read = tokio::task::spawn_blocking(move || Dialer::new(tls)).await;
             read.unwrap_or_else(|_| Err(std::io::Error::other("the reading of root certificates failed")))
         };
         // What is wrong shows when somebody connects.
@@ -108,9 +108,9 @@ impl Ways {
         config: AsyncConnectionConfig,
     ) -> Result<Link, Trouble> {
         let connected = async {
-            let dialer = self.dialer.get_or_try_init(async || Dialer::of(self.tls)).await;
+            let dialer = self.dialer.get_or_try_init(async || Dialer::new(self.tls)).await;
             let dialer = dialer.map_err(|error| Trouble::of_dialling(&error))?;
-            let stream = dialer.reach(&place.host, place.port).await;
+            let stream = dialer.dial(&place.host, place.port).await;
             let stream = stream.map_err(|error| Trouble::of_dialling(&error))?;
             // Whoever waits for an answer knows for how long.
             let config = config.set_response_timeout(None);

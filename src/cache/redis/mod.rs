@@ -26,12 +26,12 @@ use async_trait::async_trait;
 use redis::{Cmd, ErrorKind, FromRedisValue, ServerErrorKind, cmd};
 use tokio::{
     sync::{broadcast::Receiver, watch},
-    time::{error::Elapsed, timeout_at},
+    time::timeout_at,
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
-    link::Node,
+    link::{Live, Node},
     news::News,
     nodes::{Keeper, Map, slot},
     scripts::Procedure,
@@ -52,6 +52,8 @@ const PREFIX: &str = "tmws:1:";
 const CONNECT_MAX: Duration = Duration::from_millis(300);
 /// An answer comes within so long.
 const ANSWER_MAX: Duration = Duration::from_millis(100);
+/// Who waited so long in vain has learnt that the server does not answer; who gives it less learns nothing.
+const ENOUGH: Duration = Duration::from_millis(75);
 /// For so long after its end a lease that nobody else took still lets its holder put.
 const LEASE_KEPT: Duration = Duration::from_mins(1);
 
@@ -62,7 +64,7 @@ pub struct RedisFigures {
     pub commands: u64,
     /// Of these, those that failed, unanswered ones included.
     pub failures: u64,
-    /// Of these, those that were not answered in time.
+    /// Of these, those that were not answered in time, or that nobody waited for any more.
     pub timeouts: u64,
     /// Commands that were not sent: no connection stood.
     pub skipped: u64,
@@ -109,6 +111,36 @@ enum Keeping {
     /// Ends when dropped.
     Kept(#[expect(dead_code, reason = "holds the task")] AbortOnDropHandle<()>),
     Closed,
+}
+
+/// A command that is out. Whoever gives up drops it, and so does a time that is over.
+struct Asked<'a> {
+    redis: &'a Redis,
+    node: Arc<Node>,
+    live: Live,
+    /// Until there is an answer.
+    permit: Option<Permit<'a>>,
+    sent: tokio::time::Instant,
+}
+
+impl<'a> Asked<'a> {
+    fn answered(&mut self) -> Permit<'a> {
+        self.redis.waited(self.sent);
+        self.permit.take().expect("an answer comes once")
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else { return };
+        self.redis.waited(self.sent);
+        self.redis.counts.timeouts.fetch_add(1, Ordering::Relaxed);
+        self.redis.counts.failures.fetch_add(1, Ordering::Relaxed);
+        if self.sent.elapsed() >= ENOUGH {
+            permit.fail(Instant::now(), None);
+            self.node.doubt(&self.live, Trouble::Silent);
+        }
+    }
 }
 
 /// What came of a command.
@@ -214,35 +246,28 @@ impl Redis {
         let patience = within.saturating_sub(sent - began).min(ANSWER_MAX);
         let mut connection = live.connection.clone();
         self.counts.commands.fetch_add(1, Ordering::Relaxed);
+        let mut asked = Asked { redis: self, node, live, permit: Some(permit), sent };
         let answer = timeout_at(sent + patience, command.query_async::<T>(&mut connection)).await;
-        self.counts.waited_us.fetch_add(sent.elapsed().as_micros() as u64, Ordering::Relaxed);
+        // Unanswered it ends as what was asked in vain.
+        let Ok(answer) = answer else { return Outcome::Failed };
+        let permit = asked.answered();
         match answer {
-            Ok(Ok(answer)) => {
+            Ok(answer) => {
                 permit.succeed();
                 self.say(None);
                 Outcome::Answer(answer)
             }
-            Ok(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 permit.succeed();
                 Outcome::NoScript
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 let trouble = Trouble::of(&error);
                 self.fail(permit, trouble);
                 if let Some(trouble) = trouble
                     && trouble.ends_connection()
                 {
-                    node.doubt(&live, trouble);
-                }
-                Outcome::Failed
-            }
-            Err(Elapsed { .. }) => {
-                self.counts.timeouts.fetch_add(1, Ordering::Relaxed);
-                self.counts.failures.fetch_add(1, Ordering::Relaxed);
-                // Who gives it less than it may take learns nothing of it.
-                if patience == ANSWER_MAX {
-                    permit.fail(Instant::now(), None);
-                    node.doubt(&live, Trouble::Silent);
+                    asked.node.doubt(&asked.live, trouble);
                 }
                 Outcome::Failed
             }
@@ -252,6 +277,10 @@ impl Redis {
     fn skip<T>(&self) -> Outcome<T> {
         self.counts.skipped.fetch_add(1, Ordering::Relaxed);
         Outcome::Failed
+    }
+
+    fn waited(&self, since: tokio::time::Instant) {
+        self.counts.waited_us.fetch_add(since.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
 
     /// Takes note of an error that the server answered.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::bridge::target::percent_decoded;
+use crate::dial::percent_decoded;
 
 /// The schemes that are taken: kind, and whether it is spoken over TLS.
 const SCHEMES: [(&str, Form, bool); 6] = [

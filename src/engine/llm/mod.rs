@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use super::{Answer, Asker, ErrorKind, LlmReceipt, NotAnswered, Question};
 use crate::resilience::{Backends, BreakerSettings};
+pub(crate) use provider::client as https_client;
 use provider::{Provider, ProviderSettings};
 
 /// Who chooses a pattern for a query that no trigger matches.

@@ -102,7 +102,7 @@ impl Provider {
         now: Timestamp,
         deadline: Instant,
     ) -> Result<Completion, LlmError> {
-        let entry = self.guard.enter(deadline).await.map_err(refused)?;
+        let entry = self.guard.enter(deadline).await.map_err(|shut| refused(&shut))?;
         let system = prompt.system.as_deref().map_or(0, |system| tokens::count(system).count);
         let most = tokens::count(&prompt.prompt).count + system + prompt.max_tokens as usize;
         let reserved =
@@ -233,8 +233,8 @@ fn tell(entry: Entry<'_>, failure: &Failure) {
     }
 }
 
-fn refused(shut: Shut) -> LlmError {
-    let Shut { is_busy, retry_after, .. } = shut;
+fn refused(shut: &Shut) -> LlmError {
+    let Shut { is_busy, retry_after, .. } = *shut;
     let what = if is_busy {
         "too many calls wait for the language model's provider"
     } else {
@@ -250,7 +250,7 @@ fn name(url: &Url) -> &str {
 }
 
 /// A client that trusts the machine's roots, follows nothing and repeats nothing.
-async fn client() -> Result<Client, String> {
+pub(crate) async fn client() -> Result<Client, String> {
     let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs)
         .await
         .map_err(|_| "the root certificates could not be read".to_owned())?;

@@ -15,6 +15,7 @@ mod parse;
 mod process;
 mod server;
 mod session;
+mod span;
 pub mod sql;
 
 use std::{
@@ -42,6 +43,7 @@ pub(super) use control::{Foreach, first_case};
 pub(super) use data::clip as data_clip;
 pub(super) use fs::newest;
 pub(super) use git::head::head as git_head;
+pub(super) use span::traced;
 
 /// So long before its deadline a step may end what it waits for, so that its own typed answer still arrives.
 pub(super) const ENDS_EARLY: Duration = Duration::from_millis(10);

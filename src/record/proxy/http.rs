@@ -31,7 +31,7 @@ use super::{
     websocket,
 };
 use crate::{
-    bridge::DIAL_MAX,
+    dial::DIAL_MAX,
     record::{
         redact::Redactor,
         sink::{FRAME_BYTES_MAX, new},
@@ -142,7 +142,7 @@ where
         let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
         format!("{error}{}", source.unwrap_or_default())
     };
-    let stream = site.dialer.reach(&site.upstream.host, site.upstream.port).await;
+    let stream = site.dialer.dial(&site.upstream.host, site.upstream.port).await;
     let io = stream.map_err(|error| error.to_string())?;
     let heads = Heads::default();
     let io = TokioIo::new(Watched { io, heads: heads.clone() });

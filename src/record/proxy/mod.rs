@@ -28,7 +28,7 @@ use tracing::{debug, info, warn};
 
 use super::sink::{Options, Sink, outlive_a_full_file};
 use crate::{
-    bridge::Dialer,
+    dial::Dialer,
     transcript::{Entry, Transport},
 };
 
@@ -198,7 +198,7 @@ pub fn proxy(listen: &str, to: &str, options: Options) -> Result<(), ProxyError>
         let listening = listener.local_addr()?;
         let server = to.split(['?', '#']).next().unwrap_or_default().to_owned();
         let site = Arc::new(Site {
-            dialer: Dialer::of(upstream.tls)?,
+            dialer: Dialer::new(upstream.tls)?,
             http: Conversation::new(Sink::new(options.clone(), Transport::Http, &server)),
             upstream,
             listening,

@@ -13,10 +13,8 @@ use tokio::{task::AbortHandle, time::timeout};
 
 use super::{Happening, Remote, Teller};
 use crate::{
-    bridge::{
-        dial::DIAL_MAX,
-        http::events::{Event, EventDecoder},
-    },
+    bridge::http::events::{Event, EventDecoder},
+    dial::DIAL_MAX,
     replay::script::{Head, bare_type},
     transcript::REDACTED,
 };
@@ -75,8 +73,11 @@ impl Call {
     async fn exchange(self, remote: &Remote, teller: &Teller) -> Result<(), String> {
         let step = self.step;
         let target = &remote.target;
-        let stream =
-            remote.dialer.dial(target).await.map_err(|error| format!("it cannot be reached: {error}"))?;
+        let stream = remote
+            .dialer
+            .dial(&target.host, target.port)
+            .await
+            .map_err(|error| format!("it cannot be reached: {error}"))?;
         let handshake = timeout(DIAL_MAX, http1::handshake(TokioIo::new(stream))).await;
         let (mut sender, connection) = handshake
             .map_err(|_| "it did not answer in time".to_owned())?

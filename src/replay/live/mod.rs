@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::script::Head;
-use crate::bridge::{dial::Dialer, target::Target};
+use crate::{bridge::target::Target, dial::Dialer};
 
 pub(super) use http::Call;
 pub use process::Pipes;

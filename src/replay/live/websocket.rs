@@ -13,7 +13,7 @@ use tokio_tungstenite::{
 };
 
 use super::{Happening, Link, Order, Remote, Teller, http::is_the_transports_own};
-use crate::bridge::dial::{DIAL_MAX, Stream};
+use crate::dial::{DIAL_MAX, Stream};
 
 type Socket = WebSocketStream<Box<dyn Stream>>;
 
@@ -62,8 +62,11 @@ async fn open(
     if let Some(authorization) = &target.authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization.clone());
     }
-    let stream =
-        remote.dialer.dial(target).await.map_err(|error| format!("it cannot be reached: {error}"))?;
+    let stream = remote
+        .dialer
+        .dial(&target.host, target.port)
+        .await
+        .map_err(|error| format!("it cannot be reached: {error}"))?;
     let upgraded = timeout(DIAL_MAX, client_async(request, stream)).await;
     match upgraded.map_err(|_| "it did not answer the WebSocket handshake".to_owned())? {
         Ok((socket, response)) => {

@@ -35,8 +35,8 @@ use self::{
 };
 use super::{
     Changes, EmbeddingProgress, Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter,
-    MemoryQuery, NewMemory, NewTask, Place, Remembered, Store, StoreError, StoreStats, StoredResult,
-    StoredTask, TaskChange, TaskWrite, id, rules, view::View,
+    MemoryQuery, NewMemory, NewTask, Place, Remembered, Store, StoreError, StoreLoad, StoreStats,
+    StoredResult, StoredTask, TaskChange, TaskWrite, id, rules, view::View,
 };
 use crate::{embedding::Embeddings, limits::StoreLimits, revision::Era, scope::Scope};
 
@@ -379,6 +379,10 @@ impl Store for PostgresStore {
         now: Timestamp,
     ) -> Result<Vec<StoredTask>, StoreError> {
         task::list(self.database(), &Owner::new(View::of(scope), era), now).await
+    }
+
+    fn load(&self) -> StoreLoad {
+        StoreLoad::of_pool(&self.database().pool)
     }
 
     async fn state_key(&self) -> Result<[u8; 32], StoreError> {

@@ -43,8 +43,8 @@ use self::{
 };
 use super::{
     EmbeddingProgress, Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter, MemoryQuery,
-    NewMemory, NewTask, Remembered, Store, StoreError, StoreStats, StoredResult, StoredTask, TaskChange,
-    TaskWrite, id, reembed::Reembedding, rules,
+    NewMemory, NewTask, Remembered, Store, StoreError, StoreLoad, StoreStats, StoredResult, StoredTask,
+    TaskChange, TaskWrite, id, reembed::Reembedding, rules,
 };
 use crate::{embedding::Embeddings, limits::StoreLimits, revision::Era, scope::Scope};
 
@@ -406,6 +406,10 @@ impl Store for SqliteStore {
     ) -> Result<Vec<StoredTask>, StoreError> {
         let owner = Owner::new(&View::of(scope), era);
         task::list(&self.readers, &owner, now).await.map_err(|error| self.told(error))
+    }
+
+    fn load(&self) -> StoreLoad {
+        StoreLoad { writes_waiting: Some(self.writer.waiting()), ..StoreLoad::of_pool(&self.readers) }
     }
 
     async fn state_key(&self) -> Result<[u8; 32], StoreError> {

@@ -149,7 +149,7 @@ pub(super) fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
         // Nothing of a store in a folder that other accounts reach.
         .pragma("temp_store", "MEMORY")
         // At most so many KiB of pages a connection, as they are read: a search looks at a thousand rows.
-        .pragma("cache_size", "-24576")
+        .pragma("cache_size", "-8192")
         .statement_cache_capacity(STATEMENTS_MAX)
         .disable_statement_logging()
 }

@@ -80,6 +80,11 @@ impl Writer {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
+    /// How many wait to be taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// Commits what is queued, then closes the connection.
     pub(super) async fn close(&self) {
         let (done, closed) = oneshot::channel();

@@ -11,7 +11,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{Instrument as _, error, warn};
 
 use super::{
     TaskOptions, Tasks, Worker,
@@ -188,7 +188,8 @@ impl Tasks {
         let _ = self.events.send(entry.news(Arc::clone(&task)));
         let (kept, is_kept) = oneshot::channel();
         tokio::spawn(Arc::clone(&self).look_after(Arc::clone(&entry), kept));
-        tokio::spawn(run(Arc::clone(&self), entry, line.deadline, work));
+        // What is logged still says which call it began with.
+        tokio::spawn(run(Arc::clone(&self), entry, line.deadline, work).in_current_span());
         // The client may come back through another process on the same store.
         if self.keeper.is_some() && tokio::time::timeout(KEEP_WAIT, is_kept).await.is_err() {
             warn!("the store did not keep a task in time; for now it is in memory alone");

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::guard::{Several, only};
 use crate::{
     tool::MirroredArgument,
+    trace::TraceContext,
     wire::{Method, Request},
 };
 
@@ -60,6 +61,15 @@ pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Text<'a> {
             Ok(_) | Err(_) => Text::Unreadable,
         },
     }
+}
+
+/// The trace that a request's headers tell.
+pub(super) fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    let said = |name| match text(headers, &HeaderName::from_static(name)) {
+        Text::Plain(said) => Some(said),
+        Text::Absent | Text::Unreadable => None,
+    };
+    TraceContext::parse(said("traceparent")?, said("tracestate"))
 }
 
 /// Compares the routing headers of a request with its body.

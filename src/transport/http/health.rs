@@ -67,23 +67,31 @@ async fn ready(host: &Host) -> Response {
     plain(status, JSON, told.to_string())
 }
 
-fn figures(site: &Site, peer: IpAddr, request: &Request) -> Response {
+/// What whoever asks for figures is told who may not have them.
+pub(super) fn refusal(site: &Site, peer: IpAddr, request: &Request, path: &str) -> Option<Response> {
     let host = &site.host;
     match host.access.authenticate(request.headers()) {
-        Ok(principal) if principal.rights.include(Rights::ADMIN) => {}
+        Ok(principal) if principal.rights.include(Rights::ADMIN) => None,
         Ok(principal) => {
             host.forbid(peer, &principal, INSUFFICIENT_SCOPE, None, None);
             let mut response = body::text(
                 StatusCode::FORBIDDEN,
                 "this token lacks the scope `admin`: ask for one that has it",
             );
-            discovery::insufficient(&mut response, site, request.headers(), METRICS, Rights::ADMIN);
-            return response;
+            discovery::insufficient(&mut response, site, request.headers(), path, Rights::ADMIN);
+            Some(response)
         }
         Err(refused) => {
             host.turn_away(peer, refused);
-            return discovery::unauthorized(site, request.headers(), METRICS, false, refused);
+            Some(discovery::unauthorized(site, request.headers(), path, false, refused))
         }
+    }
+}
+
+fn figures(site: &Site, peer: IpAddr, request: &Request) -> Response {
+    let host = &site.host;
+    if let Some(refused) = refusal(site, peer, request, METRICS) {
+        return refused;
     }
     let is_open =
         request.headers().get_all(ACCEPT).iter().any(|accept| {

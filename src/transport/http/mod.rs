@@ -4,6 +4,7 @@
 //! accept ─ server      limits, TLS, hyper
 //!   └ guard            Host, Origin, CORS                          403
 //!   └ router           path → project and endpoint; who is it      401, 403, 404, 405
+//!       ├ /            the dashboard; /healthz, /readyz, /metrics     `dashboard`, `health`
 //!       ├ /mcp         era by body, cross-checked with the headers
 //!       │   ├ post     reads the body, decides the era
 //!       │   ├ modern   one request, one connection of the core
@@ -14,6 +15,7 @@
 
 mod body;
 mod cors;
+mod dashboard;
 mod discovery;
 mod era;
 mod events;

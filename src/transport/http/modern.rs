@@ -25,7 +25,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     Response, body, events,
-    headers::{check_mirrored, check_routing},
+    headers::{check_mirrored, check_routing, trace_of},
     post::{Posted, unsupported},
     server::Site,
 };
@@ -88,6 +88,7 @@ pub(super) async fn post(site: &Arc<Site>, entrant: &Entrant, posted: Posted) ->
         host.hub.join(seat.id, scope, Arc::clone(&seat.mailbox))
     });
     seat.driver.set_stateless();
+    seat.driver.set_trace(trace_of(&head.headers));
     seat.driver.parsed_frame((host.clock)(), frame);
     let mut exchange = Exchange {
         host: Arc::clone(host),

@@ -9,7 +9,7 @@ use hyper::{
 };
 
 use super::{
-    Body, Request, Response, body, cors,
+    Body, Request, Response, body, cors, dashboard,
     discovery::{self, METADATA},
     era::Said,
     health, legacy, post,
@@ -128,6 +128,10 @@ async fn dispatch(site: &Arc<Site>, ends: Ends, line: &Arc<Line>, request: Reque
         leave_unread(line, &request);
         return answered;
     }
+    if let Some(answered) = dashboard::answer(site, ends.peer, &request).await {
+        leave_unread(line, &request);
+        return answered;
+    }
     let path = request.uri().path();
     let is_post = request.method() == Method::POST;
     let Some((project, endpoint)) = served(site, path) else {
@@ -220,9 +224,14 @@ fn elsewhere(site: &Site, request: &Request) -> Response {
     let path = request.uri().path();
     // A resource that nobody needs a token for is not protected: clients that find its metadata would look for one.
     let Some(resource) = path.strip_prefix(METADATA).filter(|_| site.host.access.needs_token()) else {
-        return body::text(StatusCode::NOT_FOUND, "nothing is here: MCP is at /mcp and /ws");
+        return body::text(
+            StatusCode::NOT_FOUND,
+            "nothing is here: MCP is at /mcp and /ws, the dashboard at /",
+        );
     };
-    if !matches!(resource, "" | "/" | health::METRICS) && served(site, resource).is_none() {
+    if !matches!(resource, "" | dashboard::PAGE | dashboard::FIGURES | health::METRICS)
+        && served(site, resource).is_none()
+    {
         return body::text(StatusCode::NOT_FOUND, "no such resource");
     }
     match *request.method() {

@@ -72,7 +72,8 @@ async fn open(site: &Arc<Site>, entrant: &Entrant, request: &Request) -> Respons
     let bell = Bell(Arc::clone(&waker));
     // What scratch is named by is not what the session is reached by.
     let scratch = Host::random_name();
-    let seat = host.seat(entrant, &scratch, signer, BatchAnswers::Frames, None, bell);
+    let mut seat = host.seat(entrant, &scratch, signer, BatchAnswers::Frames, None, bell);
+    seat.driver.set_transport(Transport::Sse);
     let membership = host.join(&seat);
     // Relative to the stream's own address, under the same project.
     let path = request.uri().path().trim_end_matches('/').strip_suffix("/sse").unwrap_or_default();

@@ -83,7 +83,8 @@ pub(super) async fn serve(host: Arc<Host>, entrant: Entrant, mut socket: Socket<
             (session, Some(Dialect::client()), Transport::Dialect, Some(dialect))
         }
     };
-    let seat = host.seat(&entrant, &session, signer, BatchAnswers::Frames, client, Arc::clone(&bell));
+    let mut seat = host.seat(&entrant, &session, signer, BatchAnswers::Frames, client, Arc::clone(&bell));
+    seat.driver.set_transport(transport);
     let membership = host.join(&seat);
     let counted = host.metrics.session(transport);
     let now = (host.clock)().monotonic;

@@ -20,7 +20,7 @@ use tmws::{
 use tokio_util::sync::CancellationToken;
 
 use super::support::{
-    Act, Bench, Keeps, NOW, Shelf, Staged, around, built_in, etag, here, request, scope_of, soon, value,
+    Act, Keeps, NOW, Shelf, Staged, around, built_in, etag, here, request, scope_of, soon, value,
 };
 
 /// A clock that a test moves.

@@ -4,8 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tmws::{
-    engine::{ErrorKind, Observer, Surroundings},
-    store::StoreError,
+    embedding::Embeddings,
+    engine::{ErrorKind, Observer, Outside, Surroundings},
+    resilience::accounted,
+    store::{LazyStore, MemoryQuery, SqliteOptions, Store as _, StoreError},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -191,6 +193,38 @@ async fn a_store_that_is_away_ends_what_needs_it_and_nothing_else() {
     assert_eq!(error.kind, ErrorKind::StoreUnavailable);
     assert!(error.retry_after.is_some());
     assert_eq!(bench.output("test.control", json!({})).await["chosen"], "tiny");
+}
+
+#[tokio::test]
+async fn a_search_without_vectors_goes_by_words_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let embeddings = Embeddings::folder(folder.path().join("no model"));
+    let options = SqliteOptions::new(folder.path().join("store.db"));
+    let store = LazyStore::new(SqliteOptions { embeddings: Arc::clone(&embeddings), ..options });
+    let scope = super::support::scope_of("p1");
+    let query = || MemoryQuery { text: "words".to_owned(), ..MemoryQuery::default() };
+    let now = "2026-03-01T12:00:00Z".parse().unwrap();
+    let (found, notes) = accounted(store.search(&scope, query(), now)).await;
+    assert_eq!((found.unwrap().total, notes), (0, vec!["embeddings: words alone".to_owned()]));
+    let outside = Outside { embeddings: Some(embeddings), ..Outside::default() };
+    assert_eq!(outside.degraded(&scope), ["embeddings: words alone"]);
+}
+
+#[tokio::test]
+async fn an_answer_says_what_it_had_to_do_without() {
+    let bench = Bench::lost(&["strict", "careful", "control"]);
+    for _ in 0..3 {
+        let execution = bench.run("test.careful", json!({})).await.unwrap();
+        assert_eq!(value(&execution)["partial"], json!({"found": "store_unavailable"}));
+        let degraded = &execution.receipt.degraded;
+        assert!(!degraded.is_empty(), "{degraded:?}");
+        assert!(degraded.iter().all(|text| text.starts_with("database store: ")), "{degraded:?}");
+    }
+    let error = bench.run("test.strict", json!({})).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::StoreUnavailable);
+    assert!(error.retry_after.is_some());
+    let execution = bench.run("test.control", json!({})).await.unwrap();
+    assert_eq!(execution.receipt.degraded, Vec::<String>::new(), "what needs no memory met nothing");
 }
 
 #[tokio::test]

@@ -24,8 +24,9 @@ use tmws::{
     pattern::{Mode, Origin, Pattern, library::Library, loader::load},
     scope::{ProjectId, Scope},
     store::{
-        Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory,
-        Remembered, SharedStore, SqliteOptions, SqliteStore, Store, StoreError, StoreStats, StoredResult,
+        Forgotten, Hits, ImportReport, LazyStore, Mark, Memory, MemoryChange, MemoryFilter, MemoryQuery,
+        NewMemory, Remembered, SharedStore, SqliteOptions, SqliteStore, Store, StoreError, StoreStats,
+        StoredResult,
     },
 };
 use tokio::sync::{Semaphore, mpsc};
@@ -124,6 +125,15 @@ impl Bench {
     pub(super) fn storeless(patterns: &[&str]) -> Self {
         let patterns = patterns.iter().map(|name| pattern(name)).collect();
         Self::over(patterns, None, tempfile::tempdir().unwrap())
+    }
+
+    /// With a store whose file cannot be made, behind its guard.
+    pub(super) fn lost(patterns: &[&str]) -> Self {
+        let patterns = patterns.iter().map(|name| pattern(name)).collect();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("in the way"), "a file").unwrap();
+        let store = LazyStore::new(SqliteOptions::new(folder.path().join("in the way/store.db")));
+        Self::over(patterns, Some(Arc::new(store)), folder)
     }
 
     /// Over the patterns of the binary, routed as they are.

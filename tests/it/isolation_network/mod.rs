@@ -2,6 +2,8 @@
 
 mod askers;
 mod churn;
+mod dashboard;
 mod dialect;
 mod process;
+mod telemetry;
 mod walls;

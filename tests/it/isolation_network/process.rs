@@ -1,64 +1,28 @@
 //! A `tmws serve` of its own, with tokens for three principals and two projects.
 
 use std::{
-    fmt::Write as _,
     fs,
     io::{self, BufRead as _, BufReader},
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use crate::network::{Http, PATIENCE};
+use crate::{
+    network::{Http, PATIENCE},
+    support::serving,
+};
 
 /// Who there is, and where each may write beside `personal`.
 pub(super) const PRINCIPALS: [(&str, &[&str]); 3] =
     [("ada", &["alpha", "beta"]), ("ben", &["alpha"]), ("cyd", &["beta"])];
 
-/// A pattern that says back what it is given, by a handle where that is much.
-const ECHO: &str = "\
-apiVersion: tmws/v1
-kind: Pattern
-name: test.echo
-version: 1.0.0
-type: infrastructure
-description: Says back what it is given. For tests only.
-triggers:
-  phrases: [echo to me]
-  examples:
-    match: [please echo to me now, echo to me, 'do echo to me']
-    no_match: [say it again, repeat that, an echoing hall]
-  priority: 10
-  auto: read-only
-inputs:
-  type: object
-  additionalProperties: false
-  required: [mark]
-  properties:
-    mark: {type: string}
-    lines: {type: array, items: {type: string}}
-limits: {timeout: 10s, max_steps: 2, max_bytes: 1MiB}
-steps:
-  - {id: said, uses: data.template, with: {template: '{{mark}}', values: {mark: '${ .inputs.mark }'}}}
-output:
-  schema: {type: object, required: [said], properties: {said: {type: string}, lines: {type: array}}}
-  value: '${ {said: .steps.said, lines: (.inputs.lines // [])} }'
-  budget: {tokens: 120, shrink: [{truncate: lines, keep: 3}], overflow: handle}
-annotations: {readOnlyHint: true}
-tests:
-  - {name: it says it, inputs: {mark: a}, expect: {jq: '.said == \"a\"', max_tokens: 120}}
-  - {name: it says nothing else, inputs: {mark: b}, expect: {jq: '.said == \"b\"', max_tokens: 120}}
-";
-
 /// The token of a principal.
 pub(super) fn token(principal: usize) -> String {
-    format!("tmws_for_tests_only_{}_0123456789abcdef", PRINCIPALS[principal].0)
+    serving::token(PRINCIPALS[principal].0)
 }
 
 /// A running server, ended with it.
@@ -75,10 +39,10 @@ impl Served {
         let (workspace, user) = (folder.path().join("workspace"), folder.path().join("config/tmws"));
         fs::create_dir_all(&workspace).unwrap();
         fs::create_dir_all(user.join("patterns")).unwrap();
-        fs::write(user.join("patterns/test.echo.yaml"), ECHO).unwrap();
+        fs::write(user.join("patterns/test.echo.yaml"), serving::ECHO).unwrap();
         fs::write(user.join("tmws.toml"), "[projects.alpha]\n[projects.beta]\n").unwrap();
         let tokens = folder.path().join("tokens.toml");
-        write_tokens(&tokens);
+        serving::write_tokens(&tokens, &PRINCIPALS);
         let mut command = Command::new(env!("CARGO_BIN_EXE_tmws"));
         command.args(["serve", "--listen", "127.0.0.1:0"]);
         if with_tokens {
@@ -106,10 +70,8 @@ impl Served {
         let address = loop {
             let mut line = String::new();
             assert!(stderr.read_line(&mut line).unwrap() > 0, "the server does not listen:\n{said}");
-            if let Some((_, rest)) = line.split_once("address=") {
-                let end =
-                    rest.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c))).unwrap_or(rest.len());
-                break rest[..end].parse().unwrap();
+            if let Some(address) = serving::address_in(&line) {
+                break address;
             }
             said.push_str(&line);
         };
@@ -165,25 +127,4 @@ impl Drop for Served {
             let _ = self.child.wait();
         }
     }
-}
-
-fn write_tokens(path: &Path) {
-    let mut text = String::new();
-    for (principal, (name, projects)) in PRINCIPALS.iter().enumerate() {
-        let hash = Sha256::digest(token(principal).as_bytes());
-        let hash = hash.iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
-        let projects: Vec<String> =
-            projects.iter().chain(&["personal"]).map(|name| format!("{name} = \"write\"")).collect();
-        let _ = writeln!(
-            text,
-            "[[token]]\nsha256 = \"{hash}\"\nprincipal = \"{name}\"\nprojects = {{ {} }}\n\
-             scopes = [\"pattern:run\", \"memory:read\", \"memory:write\"]\n",
-            projects.join(", ")
-        );
-    }
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }

@@ -13,7 +13,7 @@ use tmws::{
 use super::support::Bench;
 
 /// A backstop: everything that is waited for happens long before.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Bench {
     fn mood(&self) -> PathBuf {

@@ -52,7 +52,7 @@ async fn what_is_wrong_with_a_request_as_such_has_its_status() {
     let ping = json!({"jsonrpc": "2.0", "id": 1, "method": "server/discover"}).to_string();
     let evil: &[(&str, &str)] = &[JSON, BOTH, ("host", "evil.example"), ("origin", "http://evil.example")];
     let table: &[Row<'_>] = &[
-        ("GET", "/", &[], "", 404),
+        ("GET", "/x", &[], "", 404),
         ("GET", "/mcp/x", &[], "", 404),
         ("POST", "/p/a%62/mcp", &[JSON, BOTH], &ping, 404),
         ("PUT", "/mcp", &[JSON, BOTH], &ping, 405),

@@ -1,6 +1,7 @@
 //! The network bindings from outside: an in-process server on a free loopback port, raw clients in front of it.
 
 mod compliance;
+pub(crate) mod dashboard;
 mod dialect;
 mod dialect_engine;
 mod dialect_transcripts;

@@ -25,6 +25,7 @@ pub(crate) enum Promise {
 pub(crate) const PROMISES: &[(&str, &str, Promise)] = &[
     ("mcp/", "", Promise::Loosened),
     ("config", "", Promise::Taken),
+    ("dashboard", "", Promise::Given),
     ("pattern", "", Promise::Taken),
     ("transcript", "", Promise::Taken),
     ("tool/", ".input", Promise::Taken),

@@ -18,7 +18,7 @@ use tmws::{
 };
 
 use super::families::{files, read, root};
-use crate::tools;
+use crate::{network::dashboard, tools};
 
 /// Taken at most of each definition of MCP, of each source: more of the same shape prove nothing.
 const OF_EACH_MAX: usize = 6;
@@ -30,6 +30,7 @@ pub(crate) async fn collect() -> BTreeMap<String, Vec<Value>> {
     let mut found: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     found.insert("config".to_owned(), settings());
     found.insert("pattern".to_owned(), patterns());
+    found.insert("dashboard".to_owned(), dashboard::instances().await);
     let bench = tools::Bench::new();
     let mut calls = tools::calls_of_every_shape(&bench).await;
     calls.extend(

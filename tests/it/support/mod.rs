@@ -8,4 +8,5 @@ pub(crate) mod player;
 pub(crate) mod promises;
 pub(crate) mod scratch;
 pub(crate) mod service;
+pub(crate) mod serving;
 pub(crate) mod texts;

@@ -30,7 +30,10 @@ use super::{
     host_of,
 };
 use crate::{
-    engine::{ErrorKind, steps::StepError},
+    engine::{
+        ErrorKind,
+        steps::{StepError, span},
+    },
     pattern::host::normal,
 };
 
@@ -199,7 +202,11 @@ fn request(url: &Url, accept: &str) -> Result<Request<Empty<Bytes>>, ()> {
         Some(query) => format!("{}?{query}", url.path()),
         None => url.path().to_owned(),
     };
-    Request::get(target)
+    let request = match span::current() {
+        None => Request::get(target),
+        Some(span) => Request::get(target).header("traceparent", span.to_string()),
+    };
+    request
         .header(header::HOST, host_of(url))
         .header(header::USER_AGENT, concat!("tmws/", env!("CARGO_PKG_VERSION")))
         .header(header::ACCEPT, accept)
@@ -230,5 +237,22 @@ fn complaint(error: &hyper::Error) -> &'static str {
         "answered with something that is not HTTP"
     } else {
         "broke the connection off"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{engine::steps::traced, trace::TraceContext};
+
+    #[tokio::test]
+    async fn a_request_says_whose_it_is_where_there_is_a_trace() {
+        let url = Url::parse("http://docs.example/page?q=1").expect("an address");
+        let span = TraceContext::root();
+        let traced = traced(Some(span.clone()), async { request(&url, "*/*") }).await.expect("a request");
+        assert_eq!(traced.headers()["traceparent"], span.to_string());
+        let plain = request(&url, "*/*").expect("a request");
+        assert!(!plain.headers().contains_key("traceparent"));
+        assert_eq!(plain.uri(), "/page?q=1");
     }
 }

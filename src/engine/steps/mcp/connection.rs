@@ -13,8 +13,8 @@ use rmcp::{
     ClientHandler, RoleClient,
     model::{
         CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest,
-        Implementation, ListToolsRequest, PaginatedRequestParams, ProtocolVersion, RootsCapabilities,
-        ServerResult,
+        Implementation, ListToolsRequest, PaginatedRequestParams, ProtocolVersion, RequestMetaObject,
+        RootsCapabilities, ServerResult,
     },
     service::{
         ClientInitializeError, ClientLifecycleMode, NotificationContext, Peer, PeerRequestOptions,
@@ -34,7 +34,10 @@ use super::{
     pin::Pin,
     pipe::{Fate, Heard},
 };
-use crate::engine::inputs;
+use crate::{
+    engine::{inputs, steps::span},
+    trace::TraceContext,
+};
 
 /// Calls at once on one connection.
 const CALLS_MAX: usize = 8;
@@ -378,7 +381,12 @@ impl Connection {
 
     /// Asks; a future that is dropped cancels the request.
     async fn ask(&self, request: ClientRequest) -> Result<Value, Fault> {
-        let sent = self.peer.send_cancellable_request(request, PeerRequestOptions::no_options()).await;
+        let options = PeerRequestOptions::no_options();
+        let options = match span::current() {
+            None => options,
+            Some(span) => options.with_meta(meta_of(&span)),
+        };
+        let sent = self.peer.send_cancellable_request(request, options).await;
         let handle = match sent {
             Ok(handle) => handle,
             Err(error) => return Err(self.fault(&error).await),
@@ -498,4 +506,28 @@ pub(super) fn not_started(program: &str, error: &io::Error) -> Fault {
         }
         _ => format!("`{program}` could not be started: {error}"),
     })
+}
+
+/// What tells a server whose call its call is.
+fn meta_of(span: &TraceContext) -> RequestMetaObject {
+    let mut meta = RequestMetaObject::new();
+    meta.set_traceparent(span.to_string());
+    if let Some(state) = span.state() {
+        meta.set_tracestate(state);
+    }
+    meta
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_hands_its_trace_on() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let span = TraceContext::parse(parent, Some("vendor=x")).expect("a trace");
+        let meta = meta_of(&span);
+        assert_eq!((meta.get_traceparent(), meta.get_tracestate()), (Some(parent), Some("vendor=x")));
+        assert_eq!(meta_of(&TraceContext::root()).get_tracestate(), None);
+    }
 }

@@ -71,7 +71,7 @@ pub(super) async fn post(site: &Arc<Site>, entrant: &Entrant, posted: Posted) ->
         Err(fault) => return refuse(None, ErrorCode::ParseError, fault.to_string()),
     };
     let message = match Message::new(frame) {
-        Ok(message) => message,
+        Ok(message) => Message { trace: headers::trace_of(&posted.head.headers), ..message },
         Err(reason) => return refuse(None, ErrorCode::InvalidRequest, reason.to_owned()),
     };
     let Ok(id) = only(&posted.head.headers, &SESSION_ID) else {

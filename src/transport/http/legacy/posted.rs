@@ -4,6 +4,7 @@ use hyper::StatusCode;
 
 use crate::{
     schema::Gate,
+    trace::TraceContext,
     transport::http::{Response, body},
     wire::{Envelope, ErrorCode, Frame, Method, RequestId, RpcError},
 };
@@ -21,6 +22,8 @@ pub(super) struct Message {
     pub(super) may_cancel: bool,
     /// An array without a single message in it.
     pub(super) has_only_invalid: bool,
+    /// The trace that its headers told.
+    pub(super) trace: Option<TraceContext>,
 }
 
 impl Message {
@@ -71,7 +74,7 @@ impl Message {
                 }
             }
         }
-        Ok(Self { frame, ids, is_initialize, may_cancel, has_only_invalid })
+        Ok(Self { frame, ids, is_initialize, may_cancel, has_only_invalid, trace: None })
     }
 
     pub(super) const fn is_batch(&self) -> bool {

@@ -247,7 +247,8 @@ impl Session {
         }
         state.meet(&self.host, entrant);
         state.used = now.monotonic;
-        let Message { frame, ids, is_initialize, may_cancel, has_only_invalid } = arrived;
+        let Message { frame, ids, is_initialize, may_cancel, has_only_invalid, trace } = arrived;
+        state.driver.set_trace(trace);
         let taken = state.feed(now, frame, ids, |is_error| has_only_invalid || (is_initialize && is_error));
         if may_cancel {
             state.complete_cancelled();

@@ -1,4 +1,4 @@
-//! Connections to the server: TCP, and TLS where the address says so.
+//! Connections to servers: TCP, and TLS where the address says so.
 
 use std::{io, net::Ipv4Addr, net::Ipv6Addr, sync::Arc, time::Duration};
 
@@ -8,8 +8,6 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
-
-use super::target::Target;
 
 /// A connection must stand within so long.
 pub(crate) const DIAL_MAX: Duration = Duration::from_secs(10);
@@ -26,12 +24,7 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     /// Reads the machine's root certificates, where TLS is spoken.
-    pub(crate) fn new(target: &Target) -> io::Result<Self> {
-        Self::of(target.tls)
-    }
-
-    /// The same for any server that speaks TLS or does not.
-    pub(crate) fn of(tls: bool) -> io::Result<Self> {
+    pub(crate) fn new(tls: bool) -> io::Result<Self> {
         if !tls {
             return Ok(Self { tls: None });
         }
@@ -55,13 +48,8 @@ impl Dialer {
         Ok(Self { tls: Some(Arc::new(config).into()) })
     }
 
-    /// Connects.
-    pub(crate) async fn dial(&self, target: &Target) -> io::Result<Box<dyn Stream>> {
-        self.reach(&target.host, target.port).await
-    }
-
     /// Connects to that host, an address without brackets or a name.
-    pub(crate) async fn reach(&self, host: &str, port: u16) -> io::Result<Box<dyn Stream>> {
+    pub(crate) async fn dial(&self, host: &str, port: u16) -> io::Result<Box<dyn Stream>> {
         let dialled = async {
             let tcp = connect(host, port).await?;
             // Without it every call that leaves in two writes waits for the server's acknowledgement.
@@ -87,4 +75,20 @@ async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
         };
     }
     TcpStream::connect((host, port)).await
+}
+
+/// `text` with its `%XX`; what is none stays as it is.
+pub(crate) fn percent_decoded(text: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some((&first, after)) = rest.split_first() {
+        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        if let (b'%', Some(high), Some(low)) = (first, digit(0), digit(1)) {
+            bytes.push((high * 16 + low) as u8);
+            rest = &after[2..];
+        } else {
+            bytes.push(first);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
