@@ -16,9 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{
-    CacheFigures, CacheLimits, Entry, Invalidation, Key, Layer, Lease, SecondLayer, Told, Value, frame,
-};
+use super::{CacheFigures, CacheLimits, Entry, Invalidation, Key, Layer, Lease, SecondLayer, Value, frame};
 
 /// Bytes that an entry takes beside its value: the key, the clock of its expiry, the maps.
 const ENTRY_BYTES: usize = 400;
@@ -263,12 +261,6 @@ impl<V: Value> Cache<V> {
             entries,
             bytes,
         }
-    }
-
-    /// How the second layer stands; `None` where there is none.
-    #[must_use]
-    pub fn told(&self) -> Option<Told> {
-        self.second.as_ref().map(|second| second.told())
     }
 
     /// Closes the connections of the second layer.

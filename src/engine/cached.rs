@@ -20,7 +20,7 @@ use super::{
     service::Call,
 };
 use crate::{
-    cache::{CacheFigures, Entry, Key, Layer, Lease, Told, Wanted},
+    cache::{CacheFigures, Entry, Key, Layer, Lease, Wanted},
     store::SharedStore,
 };
 
@@ -86,12 +86,6 @@ impl Engine {
     #[must_use]
     pub fn cache_figures(&self) -> CacheFigures {
         self.cache.figures()
-    }
-
-    /// How the layer of the cache that instances share stands; `None` where there is none.
-    #[must_use]
-    pub fn shared_cache(&self) -> Option<Told> {
-        self.cache.told()
     }
 
     /// Closes what it opened: connections, processes of child servers, the cache's layer behind this process.

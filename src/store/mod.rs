@@ -4,6 +4,7 @@
 
 mod changes;
 mod error;
+mod fault;
 mod fuse;
 mod id;
 mod lazy;

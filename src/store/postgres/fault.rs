@@ -5,38 +5,8 @@ use std::io;
 
 use sqlx::error::DatabaseError;
 
+pub(super) use crate::store::fault::Fault;
 use crate::store::{Place, StoreError};
-
-/// What stops a call: the store's own rule, or the database.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// A rule: the call is refused, nothing else is harmed.
-    Refused(StoreError),
-    /// The database failed.
-    Database(sqlx::Error),
-}
-
-impl From<StoreError> for Fault {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<sqlx::Error> for Fault {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl Fault {
-    /// As the caller of the store sees it.
-    pub(super) fn told(self, place: &Place) -> StoreError {
-        match self {
-            Self::Refused(error) => error,
-            Self::Database(error) => classify(place, &error),
-        }
-    }
-}
 
 /// Whether the transaction was ended because of others (a serialization failure, a deadlock), and may do the second time.
 pub(super) fn is_transient(error: &sqlx::Error) -> bool {

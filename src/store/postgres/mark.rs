@@ -11,8 +11,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::transaction::Database;
 use crate::store::{Mark, StoreError, view::View};
 
-/// Connections that are tried where the one at hand turns out to be dead.
-const CONNECTIONS_TRIED_MAX: u32 = 3;
 /// Answered by one statement at most.
 const ASKED_MAX: usize = 256;
 
@@ -96,18 +94,11 @@ async fn read(database: &Database, asked: &[Asked]) -> Result<HashMap<String, i6
     let mut audiences: Vec<&str> = asked.iter().flat_map(Asked::audiences).map(String::as_str).collect();
     audiences.sort_unstable();
     audiences.dedup();
-    let mut tried = 0;
-    loop {
-        tried += 1;
-        let rows: Result<Vec<(String, i64)>, _> =
-            sqlx::query_as("SELECT audience, value FROM tmws.generation WHERE audience = ANY ($1)")
-                .bind(&audiences)
-                .fetch_all(&database.pool)
-                .await;
-        match rows {
-            Ok(rows) => return Ok(rows.into_iter().collect()),
-            Err(error) if super::fault::is_lost(&error) && tried < CONNECTIONS_TRIED_MAX => {}
-            Err(error) => return Err(database.told(error)),
-        }
-    }
+    let ask = || {
+        sqlx::query_as("SELECT audience, value FROM tmws.generation WHERE audience = ANY ($1)")
+            .bind(&audiences)
+            .fetch_all(&database.pool)
+    };
+    let rows: Vec<(String, i64)> = database.on_a_live_one(ask).await?;
+    Ok(rows.into_iter().collect())
 }

@@ -9,7 +9,7 @@ use sqlx::{
 
 use super::{
     PostgresFacts, PostgresOptions, Shared,
-    fault::{Fault, unavailable, unsuitable},
+    fault::{Fault, classify, unavailable, unsuitable},
     listen::Listening,
     schema, search,
     transaction::Database,
@@ -64,7 +64,7 @@ async fn connect(options: &PgConnectOptions, place: &Place) -> Result<PgConnecti
     tokio::time::timeout(CONNECT_MAX, options.connect())
         .await
         .map_err(|_| unavailable(place, "does not answer; check its address, and that the server runs"))?
-        .map_err(|error| Fault::from(error).told(place))
+        .map_err(|error| Fault::from(error).told(|error| classify(place, error)))
 }
 
 /// What stands at the other end, changing nothing.
@@ -73,7 +73,7 @@ pub(super) async fn inspect(options: &PostgresOptions) -> Result<PostgresFacts, 
     let mut connection = connect(&owner, &place).await?;
     let found = facts(&mut connection, &place).await;
     let _ = connection.close().await;
-    found.map_err(|fault| fault.told(&place))
+    found.map_err(|fault| fault.told(|error| classify(&place, error)))
 }
 
 async fn facts(connection: &mut PgConnection, place: &Place) -> Result<PostgresFacts, Fault> {
@@ -106,7 +106,7 @@ pub(super) async fn open(options: PostgresOptions) -> Result<Shared, StoreError>
     let mut connection = connect(&owner, &place).await?;
     let prepared = prepare(&mut connection, &place).await;
     let _ = connection.close().await;
-    let (server, role) = prepared.map_err(|fault| fault.told(&place))?;
+    let (server, role) = prepared.map_err(|fault| fault.told(|error| classify(&place, error)))?;
     let scans_iteratively =
         server.vector.as_deref().and_then(numbers).is_some_and(|version| version >= VECTOR_ITERATIVE);
 

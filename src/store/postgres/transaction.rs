@@ -7,7 +7,7 @@ use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection, PgPool, PgTransaction, Postgres, pool::PoolConnection,
 };
 
-use super::fault::{Fault, closed, is_lost, is_transient, unavailable};
+use super::fault::{Fault, classify, closed, is_lost, is_transient, unavailable};
 use crate::store::{
     Place, StoreError, id,
     view::{self, View},
@@ -106,12 +106,19 @@ impl Database {
     }
 
     async fn begin(&self, mode: &str, plan: &str, wall: Wall) -> Result<PgTransaction<'static>, StoreError> {
-        let mut tried = 0;
+        self.on_a_live_one(|| self.pool.begin_with(wall.begin(mode, plan))).await
+    }
+
+    /// What `ask` gives, which takes a connection of the pool and changes nothing: asked on another one where the one at
+    /// hand turns out to be dead.
+    pub(super) async fn on_a_live_one<T, Answer>(&self, ask: impl Fn() -> Answer) -> Result<T, StoreError>
+    where
+        Answer: Future<Output = Result<T, sqlx::Error>>,
+    {
+        let mut tried = 1;
         loop {
-            tried += 1;
-            let begin = wall.begin(mode, plan);
-            match self.pool.begin_with(begin).await {
-                Err(error) if is_lost(&error) && tried < CONNECTIONS_TRIED_MAX => {}
+            match ask().await {
+                Err(error) if is_lost(&error) && tried < CONNECTIONS_TRIED_MAX => tried += 1,
                 other => return other.map_err(|error| self.told(error)),
             }
         }
@@ -161,7 +168,7 @@ impl Database {
                     tries += 1;
                     tokio::time::sleep(pause(tries)).await;
                 }
-                Err(Stopped::Within(fault)) => return Err(fault.told(&self.place)),
+                Err(Stopped::Within(fault)) => return Err(fault.told(|error| classify(&self.place, error))),
                 Err(Stopped::Committing(error)) if is_lost(&error) => {
                     tracing::debug!(%error, "the connection was lost while committing");
                     return Err(unavailable(
@@ -182,7 +189,7 @@ impl Database {
                 &self.place,
                 "is busy: all connections that limits.database_connections allows are in use; try again in a moment",
             ),
-            fault => fault.told(&self.place),
+            fault => fault.told(|error| classify(&self.place, error)),
         }
     }
 

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Ro
 
 use super::{
     PostgresOptions,
-    fault::{Fault, unavailable},
+    fault::{Fault, classify, unavailable},
     lexeme,
     open::{self, CONNECT_MAX},
     row::{columns, memory},
@@ -82,7 +82,7 @@ pub(in crate::store) async fn verify(
     let checked = check(&mut connection, &place, Findings::new(watch)).await;
     // A failure to close loses nothing: it only read.
     let _ = connection.close().await;
-    checked.map_err(|fault| fault.told(&place))
+    checked.map_err(|fault| fault.told(|error| classify(&place, error)))
 }
 
 /// What opening the database would do to its schema.
@@ -91,7 +91,7 @@ pub(in crate::store) async fn migration(options: &PostgresOptions) -> Result<Mig
     let plan = plan(&mut connection, &place).await;
     // As above.
     let _ = connection.close().await;
-    plan.map_err(|fault| fault.told(&place))
+    plan.map_err(|fault| fault.told(|error| classify(&place, error)))
 }
 
 /// A connection that cannot write and reads the rows of everyone.
@@ -106,7 +106,7 @@ async fn connect(options: &PostgresOptions) -> Result<(PgConnection, Place), Sto
     let connection = tokio::time::timeout(CONNECT_MAX, given.connect())
         .await
         .map_err(|_| unavailable(&place, "does not answer; check its address, and that the server runs"))?
-        .map_err(|error| Fault::from(error).told(&place))?;
+        .map_err(|error| Fault::from(error).told(|error| classify(&place, error)))?;
     Ok((connection, place))
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::store::StoreError;
+pub(super) use crate::store::fault::Fault;
 
 // Primary result codes (the low byte of an extended one): https://sqlite.org/rescode.html
 const PERM: u32 = 3;
@@ -16,37 +17,6 @@ const CANTOPEN: u32 = 14;
 const NOTADB: u32 = 26;
 /// The index of the write-ahead log could not be made larger.
 const IOERR_SHMSIZE: u32 = IOERR | 19 << 8;
-
-/// What stops a write: the store's own rule, or the database.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// A rule: the write is refused, nothing else is harmed.
-    Refused(StoreError),
-    /// The database failed.
-    Database(sqlx::Error),
-}
-
-impl From<StoreError> for Fault {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<sqlx::Error> for Fault {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl Fault {
-    /// As the caller of the store sees it.
-    pub(super) fn told(self, path: &Path) -> StoreError {
-        match self {
-            Self::Refused(error) => error,
-            Self::Database(error) => classify(path, &error),
-        }
-    }
-}
 
 /// The typed error for `error`. Its text never holds SQL or data; what it does not say goes to the log.
 pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {

@@ -150,7 +150,7 @@ impl SqliteStore {
     }
 
     fn told(&self, error: impl Into<Fault>) -> StoreError {
-        error.into().told(&self.shared.options.path)
+        error.into().told(|error| classify(&self.shared.options.path, error))
     }
 }
 
