@@ -24,7 +24,7 @@ use tmws::{
     session::{Driver, Identity, Mailbox},
     tool::{Change, ConnectionId, Context, ReplyFuture, Service},
     transport::{
-        Host, KeySource,
+        Host, Keys,
         http::{self, Listener},
         stdio,
     },
@@ -119,7 +119,7 @@ async fn listen(service: Arc<dyn Service>, address: &str) -> io::Result<()> {
     let host = Arc::new(Host {
         // A load is what is wanted here.
         network_limits: NetworkLimits { calls_per_second: 0, ..NetworkLimits::default() },
-        ..Host::new(service, Access::open("local"), KeySource::Given([0; 32]), now)
+        ..Host::new(service, Access::open("local"), Keys::given([0; 32]), now)
     });
     let listener = Listener {
         tcp: TcpListener::bind(address).await?,

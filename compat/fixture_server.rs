@@ -34,7 +34,7 @@ use tmws::{
     session::{Driver, Hub, Identity, Mailbox},
     tool::{ConnectionId, Service},
     transport::{
-        Host, KeySource,
+        Host, Keys,
         http::{self, Listener},
         stdio,
     },
@@ -108,12 +108,8 @@ fn serve_network(address: &str) -> io::Result<()> {
 #[expect(clippy::print_stderr, reason = "whoever started it waits for this line")]
 async fn listen(address: SocketAddr) -> io::Result<()> {
     let mut signals = signals()?;
-    let host = Arc::new(Host::new(
-        Fixture::new(),
-        Access::open(PRINCIPAL),
-        KeySource::Given(tmws::random::key()?),
-        now,
-    ));
+    let host =
+        Arc::new(Host::new(Fixture::new(), Access::open(PRINCIPAL), Keys::given(tmws::random::key()?), now));
     let tcp = TcpListener::bind(address).await?;
     let address = tcp.local_addr()?;
     let listener = Listener {

@@ -32,6 +32,8 @@ const SEAL_TAG_BYTES: usize = 16;
 #[derive(Clone)]
 pub struct Signer {
     key: Arc<[u8; 32]>,
+    /// Signs nothing any more; what it signed is still taken.
+    older: Option<Arc<[u8; 32]>>,
     audience: Arc<str>,
 }
 
@@ -67,13 +69,25 @@ impl Signer {
     /// A signer for `key`, without an audience.
     #[must_use]
     pub fn new(key: [u8; 32]) -> Self {
-        Self { key: Arc::new(key), audience: "".into() }
+        Self { key: Arc::new(key), older: None, audience: "".into() }
+    }
+
+    /// The same signer, which also takes what `older` signed.
+    #[must_use]
+    pub fn accepting(self, older: &Self) -> Self {
+        Self { older: Some(Arc::clone(&older.key)), ..self }
     }
 
     /// The same signer for one audience: what was issued to another one is refused.
     #[must_use]
     pub fn for_audience(&self, audience: &str) -> Self {
-        Self { key: Arc::clone(&self.key), audience: audience.into() }
+        Self { key: Arc::clone(&self.key), older: self.older.clone(), audience: audience.into() }
+    }
+
+    /// Who signed before, for the same audience.
+    fn older(&self) -> Option<Self> {
+        let key = Arc::clone(self.older.as_ref()?);
+        Some(Self { key, older: None, audience: Arc::clone(&self.audience) })
     }
 
     /// The cursor for the page that begins at item `offset`.
@@ -93,7 +107,10 @@ impl Signer {
         let (offset, tag) = bytes.split_first_chunk::<4>()?;
         let expected = self.cursor_tag(revision, method, offset);
         let equal: bool = subtle::ConstantTimeEq::ct_eq(tag, &expected[..]).into();
-        equal.then(|| u32::from_be_bytes(*offset))
+        if !equal {
+            return self.older()?.read_cursor(revision, method, cursor);
+        }
+        Some(u32::from_be_bytes(*offset))
     }
 
     /// The text of a state for the request with `params`, good until `expires_unix_ms`.
@@ -132,7 +149,8 @@ impl Signer {
         let expected = self.state_tag(revision, method, params, content);
         let equal: bool = subtle::ConstantTimeEq::ct_eq(&tag[..], &expected[..]).into();
         if !equal {
-            return Err(StateFault::Foreign);
+            let older = self.older().ok_or(StateFault::Foreign)?;
+            return older.read_state(revision, method, params, now_unix_ms, text);
         }
         let mut content: Map<String, Value> =
             serde_json::from_slice(content).map_err(|_| StateFault::Foreign)?;
@@ -165,8 +183,11 @@ impl Signer {
         let equal: bool =
             subtle::ConstantTimeEq::ct_eq(&tag[..], &self.seal_tag(purpose, payload)[..]).into();
         let length = payload.len();
+        if !equal {
+            return self.older()?.open(purpose, text);
+        }
         bytes.truncate(length);
-        equal.then_some(bytes)
+        Some(bytes)
     }
 
     fn seal_tag(&self, purpose: &str, payload: &[u8]) -> [u8; SEAL_TAG_BYTES] {
@@ -350,6 +371,27 @@ mod tests {
             signer.open("session", &"A".repeat(4096)),
         ];
         assert_eq!(strangers, [const { None }; 7]);
+    }
+
+    #[test]
+    fn what_an_older_key_signed_is_taken_and_it_signs_no_more() {
+        let (old, other) = (Signer::new([1; 32]), Signer::new([3; 32]));
+        let (mine, new) =
+            (old.for_audience("alice"), Signer::new([2; 32]).accepting(&old).for_audience("alice"));
+        let request = params(json!({"name": "t"}));
+        let state = State { asked: Map::new(), state: None };
+
+        let cursor = mine.cursor(D, Method::ToolsList, 7);
+        let text = mine.state(E, Method::ToolsCall, &request, 1_000, state.clone());
+        let sealed = mine.seal("session", b"payload");
+        assert_eq!(new.read_cursor(D, Method::ToolsList, &cursor), Some(7));
+        assert_eq!(new.read_state(E, Method::ToolsCall, &request, 0, &text), Ok(state));
+        assert_eq!(new.open("session", &sealed).as_deref(), Some(&b"payload"[..]));
+        assert_eq!(new.for_audience("bob").open("session", &sealed), None);
+        assert_eq!(new.open("session", &other.for_audience("alice").seal("session", b"payload")), None);
+
+        assert_eq!(mine.open("session", &new.seal("session", b"payload")), None);
+        assert_eq!(mine.read_cursor(D, Method::ToolsList, &new.cursor(D, Method::ToolsList, 7)), None);
     }
 
     #[test]

@@ -12,7 +12,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
-    sync::OnceCell,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +33,7 @@ use crate::{
     session::Hub,
     store::SharedStore,
     transport::{
-        Host, KeySource, TlsError,
+        Host, Keys, TlsError,
         http::{self, Listener},
         tls_acceptor,
     },
@@ -153,11 +152,10 @@ async fn serve(config: &Config, runtime: Handle) -> Result<(), ServeError> {
         stopping: CancellationToken::new(),
         cut_off: CancellationToken::new(),
         runtime,
-        key: config.state_key.as_ref().map_or_else(
-            || KeySource::Store(SharedStore::clone(&parts.store)),
-            |key| KeySource::Given(*key.expose()),
-        ),
-        signer: OnceCell::new(),
+        keys: config
+            .state_key
+            .as_ref()
+            .map_or_else(|| Keys::of(SharedStore::clone(&parts.store)), |key| Keys::given(*key.expose())),
         next_connection: AtomicU64::new(1),
         service,
     });

@@ -6,14 +6,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::OnceCell, time::timeout};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
-use super::Health;
+use super::{Health, Keys};
 use crate::{
     access::{Access, Entrant, Principal, Refused},
     audit::{Audit, Event},
@@ -24,26 +22,14 @@ use crate::{
     schema::Gate,
     scope::ProjectId,
     session::{Driver, Hub, Identity, Mailbox, Membership, Wake},
-    store::SharedStore,
     tool::{ConnectionId, Origin, Service},
     wire::Method,
 };
-
-/// The store gets so long to tell its key when the first client needs it.
-const KEY_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// The rule that a project offends which a token does not open.
 pub(super) const PROJECT_NOT_OPEN: &str = "project-not-open";
 /// The rule that a request offends whose token lacks a right.
 pub(super) const INSUFFICIENT_SCOPE: &str = "insufficient-scope";
-
-/// Where the key comes from that signs session ids, cursors and request states.
-pub enum KeySource {
-    /// It was configured, or made for this process.
-    Given([u8; 32]),
-    /// The store keeps it, so that every instance on it has the same.
-    Store(SharedStore),
-}
 
 /// The parts that every connection of a server shares.
 pub struct Host {
@@ -73,10 +59,8 @@ pub struct Host {
     pub cut_off: CancellationToken,
     /// Calls that are not ready at once run here.
     pub runtime: Handle,
-    /// The key's origin.
-    pub key: KeySource,
-    /// The key, once it was needed.
-    pub signer: OnceCell<Signer>,
+    /// Where the key comes from that signs session ids, cursors and request states.
+    pub keys: Keys,
     /// The next [`ConnectionId`].
     pub next_connection: AtomicU64,
 }
@@ -92,13 +76,13 @@ pub struct Seat {
 }
 
 impl Host {
-    /// A host with defaults for all but who serves, who is let in, the key and the clock: default limits, no audit log,
+    /// A host with defaults for all but who serves, who is let in, the keys and the clock: default limits, no audit log,
     /// nothing that health depends on. Its calls run on the runtime that this is called in.
     ///
     /// # Panics
     /// Outside a runtime.
     #[must_use]
-    pub fn new(service: Arc<dyn Service>, access: Access, key: KeySource, clock: fn() -> Now) -> Self {
+    pub fn new(service: Arc<dyn Service>, access: Access, keys: Keys, clock: fn() -> Now) -> Self {
         Self {
             service,
             gate: Arc::new(Gate::new()),
@@ -113,8 +97,7 @@ impl Host {
             stopping: CancellationToken::new(),
             cut_off: CancellationToken::new(),
             runtime: Handle::current(),
-            key,
-            signer: OnceCell::new(),
+            keys,
             next_connection: AtomicU64::new(1),
         }
     }
@@ -124,32 +107,10 @@ impl Host {
         ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// What signs session ids, cursors and request states, without an audience. The first call may ask the store; where
-    /// that does not answer, the key is this process's own, and what it signs ends with it.
-    pub async fn signer(&self) -> Signer {
-        self.signer.get_or_init(|| async { Signer::new(self.find_key().await) }).await.clone()
-    }
-
-    /// The same for one client: states are good for its principal in its project.
+    /// What signs a client's session ids, cursors and request states: they are good for its principal in its project.
     pub async fn signer_for(&self, entrant: &Entrant) -> Signer {
         let audience = format!("{}\n{}", entrant.principal.name, entrant.project);
-        self.signer().await.for_audience(&audience)
-    }
-
-    async fn find_key(&self) -> [u8; 32] {
-        match &self.key {
-            KeySource::Given(key) => *key,
-            KeySource::Store(store) => {
-                if let Ok(Ok(key)) = timeout(KEY_WAIT_MAX, store.state_key()).await {
-                    return key;
-                }
-                warn!("the store did not tell its key; session ids and cursors of this process end with it");
-                let mut key = [0; 32];
-                // Without randomness nothing here can be safe.
-                getrandom::fill(&mut key).expect("the system has randomness");
-                key
-            }
-        }
+        self.keys.signer(&self.runtime).await.for_audience(&audience)
     }
 
     /// A driver for a client that was let in. `session` is the implicit session of its legacy calls: unguessable; `client`

@@ -20,7 +20,7 @@ use tmws::{
     tool::{ConnectionId, Service},
     transcript::Transport,
     transport::{
-        Host, KeySource,
+        Host, Keys,
         http::{self, Listener},
         stdio,
     },
@@ -72,7 +72,7 @@ async fn listen(stopping: &CancellationToken) -> String {
     let host = Arc::new(Host {
         stopping: stopping.clone(),
         cut_off: stopping.child_token(),
-        ..Host::new(Fixture::new(), Access::open(PRINCIPAL), KeySource::Given([7; 32]), now)
+        ..Host::new(Fixture::new(), Access::open(PRINCIPAL), Keys::given([7; 32]), now)
     });
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = tcp.local_addr().unwrap().to_string();

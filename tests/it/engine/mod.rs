@@ -7,4 +7,4 @@ mod limits;
 mod offers;
 mod programs;
 mod run;
-mod support;
+pub(crate) mod support;

@@ -246,19 +246,19 @@ pub(super) enum Keeps {
 }
 
 /// The real store, whose searches and kept results can be told to misbehave, and which says when a search is reached.
-pub(super) struct Staged {
+pub(crate) struct Staged {
     inner: Option<SharedStore>,
     acts: Mutex<VecDeque<Act>>,
     pub(super) keeps: Mutex<Keeps>,
     /// Does not say its mark.
-    pub(super) is_dumb: AtomicBool,
+    pub(crate) is_dumb: AtomicBool,
     released: Semaphore,
     reached: mpsc::UnboundedSender<String>,
     pub(super) searches: tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>,
 }
 
 impl Staged {
-    pub(super) fn new(inner: Option<SharedStore>) -> Self {
+    pub(crate) fn new(inner: Option<SharedStore>) -> Self {
         let (reached, searches) = mpsc::unbounded_channel();
         Self {
             inner,
@@ -441,6 +441,9 @@ impl Store for Staged {
     }
 
     async fn state_key(&self) -> Result<[u8; 32], StoreError> {
+        if self.is_dumb.load(Ordering::SeqCst) {
+            return Err(StoreError::Locked);
+        }
         self.inner()?.state_key().await
     }
 

@@ -1,15 +1,21 @@
 //! Sessions of 2025 over Streamable HTTP.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tmws::{
     limits::{ConnectionLimits, NetworkLimits},
     protocol::ServerEvent,
+    store::{LazyStore, SqliteOptions},
     tool::Audience,
+    transport::Keys,
 };
 
-use super::{Answer, Event, Http, Seen, Server, Setup};
+use super::{Answer, Event, Http, Seen, Server, Setup, within};
+use crate::engine::support::Staged;
 
 const A: &str = "2024-11-05";
 const B: &str = "2025-03-26";
@@ -306,7 +312,7 @@ async fn another_project_finds_no_session_exactly_as_for_an_unknown_one() {
 async fn a_session_goes_on_at_another_instance_with_the_same_key() {
     let one = Server::start().await;
     let two = Server::start().await;
-    let stranger = Server::with(Setup { key: [8; 32], ..Setup::default() }).await;
+    let stranger = Server::with(Setup { keys: Keys::given([8; 32]), ..Setup::default() }).await;
     let mut client = Client::with(&one, C, &json!({"elicitation": {}})).await;
     let whoami = call(1, "whoami", json!({}));
     let here = client.ask(&whoami).await;
@@ -319,6 +325,38 @@ async fn a_session_goes_on_at_another_instance_with_the_same_key() {
     assert_eq!(ask["method"], "elicitation/create");
     client.http = stranger.http().await;
     assert_eq!(client.post(&whoami).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_tells_its_key_late_ends_no_session_and_binds_the_instances_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let real = LazyStore::new(SqliteOptions::new(folder.path().join("tmws.db")));
+    let store = Arc::new(Staged::new(Some(Arc::new(real))));
+    store.is_dumb.store(true, Ordering::SeqCst);
+    let instance = || Server::with(Setup { keys: Keys::of(Arc::clone(&store) as _), ..Setup::default() });
+    let (one, two) = (instance().await, instance().await);
+    let whoami = call(1, "whoami", json!({}));
+
+    let mut early = Client::with(&one, C, &json!({})).await;
+    early.http = two.http().await;
+    assert_eq!(early.post(&whoami).await.status, 404, "each signs for itself");
+
+    store.is_dumb.store(false, Ordering::SeqCst);
+    // Whoever comes first sets off the question, and waits for nothing that others were not given either.
+    let mut late = within("the key of the store", async {
+        loop {
+            let mut client = Client::with(&one, C, &json!({})).await;
+            client.http = two.http().await;
+            if client.post(&whoami).await.status == 200 {
+                return client;
+            }
+        }
+    })
+    .await;
+    late.http = one.http().await;
+    assert_eq!(late.post(&whoami).await.status, 200);
+    early.http = one.http().await;
+    assert_eq!(early.post(&whoami).await.status, 200, "the session goes on where it began");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -343,7 +381,7 @@ async fn an_idle_session_leaves_the_memory_and_comes_back() {
     let server = Server::with(Setup { network_limits: limits, ..Setup::default() }).await;
     let mut client = Client::open(&server, D).await;
     let before = client.ask(&call(1, "whoami", json!({}))).await;
-    super::within("the session to leave the memory", async {
+    within("the session to leave the memory", async {
         while !server.host.hub.is_empty() {
             tokio::task::yield_now().await;
         }

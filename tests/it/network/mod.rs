@@ -36,11 +36,11 @@ use tmws::{
     session::Hub,
     tool::Service,
     transport::{
-        Health, Host, KeySource,
+        Health, Host, Keys,
         http::{Listener, serve},
     },
 };
-use tokio::{net::TcpListener, runtime::Handle, sync::OnceCell, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Handle, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use http_client::{Answer, Event, Http};
@@ -55,7 +55,7 @@ pub(crate) struct Setup {
     pub(crate) connection_limits: ConnectionLimits,
     pub(crate) network_limits: NetworkLimits,
     pub(crate) access: Access,
-    pub(crate) key: [u8; 32],
+    pub(crate) keys: Keys,
     pub(crate) clock: fn() -> Now,
     pub(crate) serves_sse: bool,
     pub(crate) serves_dialect: bool,
@@ -76,7 +76,7 @@ impl Default for Setup {
             connection_limits: ConnectionLimits::default(),
             network_limits: NetworkLimits::default(),
             access: Access::open("local"),
-            key: [7; 32],
+            keys: Keys::given([7; 32]),
             clock: now,
             serves_sse: true,
             serves_dialect: false,
@@ -131,8 +131,7 @@ impl Server {
             stopping: CancellationToken::new(),
             cut_off: CancellationToken::new(),
             runtime: Handle::current(),
-            key: KeySource::Given(setup.key),
-            signer: OnceCell::new(),
+            keys: setup.keys,
             next_connection: AtomicU64::new(1),
         });
         let tcp = TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).await.unwrap();
