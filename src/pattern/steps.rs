@@ -68,7 +68,7 @@ steps! {
     "memory.forget" Memory Writes ["ids"] [] "forgets memories";
     "fs.read" Fs ReadOnly ["root" "path"] ["offset" "limit" "tail"] "reads a text file by lines, or its end";
     "fs.glob" Fs ReadOnly ["root" "pattern"] ["limit" "hidden"] "lists files by glob, git-ignored ones left out";
-    "fs.grep" Fs ReadOnly ["root" "pattern"] ["glob" "path" "ignore_case" "word" "literal" "limit" "context" "max_per_file"] "finds lines by regex";
+    "fs.grep" Fs ReadOnly ["root" "pattern"] ["glob" "path" "ignore_case" "word" "literal" "limit" "context" "max_per_file" "lines"] "finds lines by regex";
     "fs.stat" Fs ReadOnly ["root" "path"] [] "tells kind, size and time of a path";
     "fs.tree" Fs ReadOnly ["root"] ["path" "depth" "limit"] "lists folders with counts";
     "fs.outline" Fs ReadOnly ["root"] ["path" "glob" "limit" "max_per_file" "depth"] "lists the symbols of source files with their signatures";

@@ -282,6 +282,33 @@ async fn grep_finds_lines_with_symbols_and_context() {
 }
 
 #[tokio::test]
+async fn grep_gives_texts_and_what_defines_first() {
+    let folder = Folder::new();
+    let long = "x".repeat(300);
+    folder
+        .write("a.rs", "use berth;\nimpl Dock {\n    pub(crate) fn berth_all_ships_of_the_harbour_by_their_size(&self) {\n        berth();\n    }\n}\nfn berth() {}\n")
+        .write("b.py", format!("berth = 1  # {long}\nclass  berth: pass\n"))
+        .write("c.txt", "a berth, not a fnberth\n");
+    let found = folder
+        .fs("fs.grep", json!({"pattern": "berth", "literal": true, "word": true, "lines": true}))
+        .await
+        .unwrap();
+    let cut = "x".repeat(120 - "berth = 1  # ".len());
+    assert_eq!(
+        found["files"],
+        json!([
+            {"path": "a.rs", "n": 3, "defines": true, "hits": [
+                "7: fn berth() {}",
+                "1: use berth;",
+                "4: berth(); [fn berth_all_ships_of_the_harbour_by_their_size]",
+            ]},
+            {"path": "b.py", "n": 2, "defines": true, "hits": ["2: class  berth: pass", format!("1: berth = 1  # {cut}")]},
+            {"path": "c.txt", "n": 1, "defines": false, "hits": ["1: a berth, not a fnberth"]},
+        ])
+    );
+}
+
+#[tokio::test]
 async fn grep_is_by_line_and_bounded() {
     let folder = Folder::new();
     folder.write("a.txt", "foo\nbar\nFoo bar\nfoobar\n\nend").write("sub/b.txt", "foo\n");

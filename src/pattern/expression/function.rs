@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    rc::Rc,
     sync::{Arc, LazyLock},
 };
 
@@ -69,22 +70,23 @@ const REGEX_BYTES_MAX: usize = 1 << 20;
 const REGEXES_CACHED_MAX: usize = 32;
 
 thread_local! {
-    static REGEXES: RefCell<HashMap<String, Regex>> = RefCell::default();
+    static REGEXES: RefCell<HashMap<String, Rc<Regex>>> = RefCell::default();
 }
 
-/// A linear-time regex, compiled once a thread.
-fn regex(source: &str) -> Result<Regex, Error> {
+/// A linear-time regex, compiled once a thread. Shared, not cloned: a clone would build its automaton anew.
+fn regex(source: &str) -> Result<Rc<Regex>, Error> {
     if let Some(regex) = REGEXES.with_borrow(|regexes| regexes.get(source).cloned()) {
         return Ok(regex);
     }
-    let regex = regex::RegexBuilder::new(source).size_limit(REGEX_BYTES_MAX).build().map_err(|_| {
+    let built = regex::RegexBuilder::new(source).size_limit(REGEX_BYTES_MAX).build();
+    let regex = Rc::new(built.map_err(|_| {
         Error::str("not a linear-time regex (crate regex: no look-around, no back-references)")
-    })?;
+    })?);
     REGEXES.with_borrow_mut(|regexes| {
         if regexes.len() >= REGEXES_CACHED_MAX {
             regexes.clear();
         }
-        regexes.insert(source.to_owned(), regex.clone());
+        regexes.insert(source.to_owned(), Rc::clone(&regex));
     });
     Ok(regex)
 }

@@ -1,6 +1,7 @@
 //! `fs.grep`: lines that a linear-time regex matches, grouped by file.
 
 use std::{
+    fmt::Write as _,
     io::Read,
     mem,
     num::NonZero,
@@ -15,6 +16,7 @@ use std::{
 };
 
 use globset::GlobMatcher;
+use memchr::{memchr, memchr_iter, memrchr};
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Map, Value, json};
 
@@ -35,6 +37,32 @@ const REGEX_BYTES_MAX: usize = 1 << 20;
 const FILE_BYTES_MAX: usize = 4 << 20;
 /// Longest line shown, in characters.
 const LINE_CHARS_MAX: usize = 200;
+/// The same where hits are texts, and of what encloses them.
+const LINE_CHARS_SHORT: usize = 120;
+const SYMBOL_CHARS_MAX: usize = 48;
+
+/// Words of languages behind which a name is defined.
+const DEFINING: [&[u8]; 19] = [
+    b"fn",
+    b"struct",
+    b"enum",
+    b"trait",
+    b"type",
+    b"union",
+    b"mod",
+    b"macro_rules!",
+    b"class",
+    b"interface",
+    b"def",
+    b"func",
+    b"function",
+    b"const",
+    b"static",
+    b"module",
+    b"package",
+    b"#define",
+    b"namespace",
+];
 
 /// Threads that read and scan at most, the one that walks among them.
 const THREADS_MAX: usize = 4;
@@ -42,6 +70,9 @@ const THREADS_MAX: usize = 4;
 const BATCH_FILES: usize = 16;
 /// Batches that wait to be read at most; each file of one may hold its folder open.
 const QUEUE_BATCHES_MAX: usize = 4;
+/// Files, and lines that match, between two looks at the clock and at whether the run was cancelled: both cost a lock.
+const FILES_PER_LOOK: usize = 8;
+const LINES_PER_LOOK: usize = 64;
 /// So few files are read by the thread that walks.
 const ALONE_MAX: usize = 32;
 
@@ -72,6 +103,8 @@ pub(super) struct Search {
     limit: usize,
     context: usize,
     per_file: usize,
+    /// Hits as texts.
+    lines: bool,
 }
 
 impl Search {
@@ -109,6 +142,7 @@ impl Search {
             limit: arguments.count("limit", 100, 1, 2000)?,
             context: arguments.count("context", 0, 0, 10)?,
             per_file: arguments.count("max_per_file", 20, 1, 500)?,
+            lines: arguments.flag("lines")?,
         })
     }
 
@@ -156,7 +190,7 @@ impl Search {
                 if self.glob.as_ref().is_some_and(|glob| !glob.is_match(met.path)) {
                     return Ok(Flow::On);
                 }
-                if bounds.used_up()? {
+                if files.is_empty() && bounds.used_up()? {
                     return Ok(Flow::Stop);
                 }
                 if secret::reason(met.path).is_some() {
@@ -237,9 +271,8 @@ impl Search {
         let in_a_line = |&at: &usize| at < bytes.len() || at > 0 && bytes[at - 1] != b'\n';
         let mut next = Some(first.start()).filter(in_a_line);
         while let Some(at) = next {
-            let start = bytes[..at].iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
-            let end =
-                bytes[at..].iter().position(|&byte| byte == b'\n').map_or(bytes.len(), |length| at + length);
+            let start = memrchr(b'\n', &bytes[..at]).map_or(0, |newline| newline + 1);
+            let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |length| at + length);
             // A match that needs more than its line is none: what is found are lines.
             if let Some(inside) = self.regex.find(&bytes[start..end]) {
                 line += newlines(&bytes[counted_to..start]);
@@ -249,7 +282,7 @@ impl Search {
                     hits.push((line, inside.start()));
                 }
             }
-            if bounds.used_up()? {
+            if scanned.n.is_multiple_of(LINES_PER_LOOK) && bounds.used_up()? {
                 scanned.cut = true;
                 break;
             }
@@ -266,9 +299,51 @@ impl Search {
         Ok(scanned)
     }
 
+    /// Hits as one text each, those that define what is looked for first.
+    fn shown_as_lines(
+        &self,
+        path: &Path,
+        lines: &[&[u8]],
+        looks: Looks,
+        n: usize,
+        hits: &[(usize, usize)],
+    ) -> Value {
+        let mut shown_hits: Vec<(bool, String)> = hits
+            .iter()
+            .map(|&(index, at)| {
+                let text = clip(lines[index], at);
+                let mut shown = format!("{}: {}", index + 1, first_chars(&text, LINE_CHARS_SHORT));
+                if let Some(symbol) = looks.enclosing(lines, index) {
+                    let symbol = clip(symbol, 0);
+                    let _ = write!(shown, " [{}]", name_of(symbol.trim_end_matches([' ', '{', ':'])));
+                }
+                (!self.is_defined_in(lines[index]), shown)
+            })
+            .collect();
+        shown_hits.sort_by_key(|(uses, _)| *uses);
+        let defines = shown_hits.first().is_some_and(|(uses, _)| !uses);
+        let hits: Vec<Value> = shown_hits.into_iter().map(|(_, shown)| shown.into()).collect();
+        json!({"path": shown(path), "n": n, "defines": defines, "hits": hits})
+    }
+
+    /// Whether a match stands behind a word that defines what follows it.
+    fn is_defined_in(&self, line: &[u8]) -> bool {
+        self.regex.find_iter(line).any(|hit| {
+            let before = line[..hit.start()].trim_ascii_end();
+            if before.len() == hit.start() {
+                return false;
+            }
+            let word = before.iter().rposition(u8::is_ascii_whitespace).map_or(0, |space| space + 1);
+            DEFINING.contains(&&before[word..])
+        })
+    }
+
     fn shown(&self, path: &Path, bytes: &[u8], n: usize, hits: &[(usize, usize)]) -> Value {
         let lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
         let looks = Looks::of(path);
+        if self.lines {
+            return self.shown_as_lines(path, &lines, looks, n, hits);
+        }
         let text = |index: usize| Value::from(clip(lines[index], 0));
         let hits: Vec<Value> = hits
             .iter()
@@ -291,6 +366,22 @@ impl Search {
             .collect();
         json!({"path": shown(path), "n": n, "hits": hits})
     }
+}
+
+/// The name in a line that defines something, for those who read many of them.
+fn name_of(symbol: &str) -> &str {
+    if symbol.chars().count() <= SYMBOL_CHARS_MAX {
+        return symbol;
+    }
+    let symbol = ["pub(super) ", "pub(crate) "]
+        .iter()
+        .fold(symbol, |left, word| left.strip_prefix(word).unwrap_or(left));
+    let symbol = symbol.split('(').next().unwrap_or(symbol);
+    first_chars(symbol, SYMBOL_CHARS_MAX)
+}
+
+fn first_chars(text: &str, most: usize) -> &str {
+    text.char_indices().nth(most).map_or(text, |(end, _)| &text[..end])
 }
 
 /// One thread's part of a search.
@@ -319,6 +410,10 @@ impl<'a> Reader<'a> {
 
     fn read(&mut self, batch: &Batch) -> Result<(), StepError> {
         for (at, entry) in batch.files.iter().enumerate() {
+            if at.is_multiple_of(FILES_PER_LOOK) && self.bounds.used_up()? {
+                self.done.push((batch.number + at, Scanned { cut: true, ..Scanned::default() }));
+                break;
+            }
             let scanned = self.entry(entry, batch.wanted)?;
             self.done.push((batch.number + at, scanned));
         }
@@ -326,9 +421,6 @@ impl<'a> Reader<'a> {
     }
 
     fn entry(&mut self, entry: &Entry, wanted: bool) -> Result<Scanned, StepError> {
-        if self.bounds.used_up()? {
-            return Ok(Scanned { cut: true, ..Scanned::default() });
-        }
         let scanned = match entry.read(FILE_BYTES_MAX, &mut self.bytes) {
             Ok((_, false)) => Scanned { what: What::Large, ..Scanned::default() },
             Ok((bytes, true)) => self.search.scan(&entry.path, bytes, self.bounds, wanted)?,
@@ -443,9 +535,8 @@ impl Findings {
     }
 }
 
-#[expect(clippy::naive_bytecount, reason = "the lines between two hits; the search itself takes longer")]
 fn newlines(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|&&byte| byte == b'\n').count()
+    memchr_iter(b'\n', bytes).count()
 }
 
 /// A line for reading: trimmed, and around byte `at` where it is long.

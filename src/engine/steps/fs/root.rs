@@ -11,6 +11,7 @@ use cap_std::{
     ambient_authority,
     fs::{Dir, File, Metadata, OpenOptions, OpenOptionsExt},
 };
+use memchr::memchr;
 use tokio_util::sync::CancellationToken;
 
 use super::secret;
@@ -236,7 +237,7 @@ pub(super) fn read_listed<'b>(
 
 /// Whether `head`, the beginning of a file, is that of a binary file: it holds a NUL byte, as git has it.
 pub(super) fn is_binary(head: &[u8]) -> bool {
-    head[..head.len().min(8000)].contains(&0)
+    memchr(0, &head[..head.len().min(8000)]).is_some()
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::{
     path::{Component, Path},
 };
 
+use memchr::memmem;
+
 /// Folders whose whole content is closed.
 const FOLDERS: &[&str] = &[".git", ".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".password-store"];
 
@@ -81,9 +83,7 @@ pub(in crate::engine::steps) fn reason(path: &Path) -> Option<&'static str> {
 /// Whether `head`, the beginning of a file, is that of a private key.
 pub(super) fn is_private_key(head: &[u8]) -> bool {
     let head = &head[..head.len().min(512)];
-    let mut dashes = head.iter().enumerate().filter(|(_, byte)| **byte == b'-').map(|(at, _)| at);
-    let begin = dashes.find(|&at| head[at..].starts_with(b"-----BEGIN "));
-    begin.is_some_and(|at| {
+    memmem::find(head, b"-----BEGIN ").is_some_and(|at| {
         let line = head[at..].split(|&byte| byte == b'\n').next().unwrap_or_default();
         line.windows(16).any(|window| window == b"PRIVATE KEY-----" || window == b"PRIVATE KEY BLOC")
     })
