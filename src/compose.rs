@@ -84,7 +84,8 @@ impl Serving {
     ) -> Self {
         let embeddings = embeddings(config);
         let store = store(options_with(config, Arc::clone(&embeddings))).known_to(&outside.backends);
-        let outside = Outside { embeddings: Some(Arc::clone(&embeddings)), ..outside };
+        let redis = second_layer(config, &outside.backends);
+        let outside = Outside { embeddings: Some(Arc::clone(&embeddings)), redis: redis.clone(), ..outside };
         let store: SharedStore = Arc::new(store);
         let shelf = Shelf::new(Arc::clone(folders) as Arc<dyn PatternSource>);
         let engine = Engine::new(
@@ -98,7 +99,6 @@ impl Serving {
                 ..EngineSettings::default()
             },
         );
-        let redis = second_layer(config, &outside.backends);
         let second = redis.clone().map(|redis| redis as Arc<dyn SecondLayer>);
         let engine = engine.with_outside(Arc::new(outside)).with_cache(config.cache, second);
         let engine = Arc::new(engine);

@@ -85,6 +85,7 @@ impl From<&StoreError> for Exit {
             | StoreError::Corrupt { .. }
             | StoreError::NewerVersion { .. }
             | StoreError::Unsuitable { .. }
+            | StoreError::LoginRefused { .. }
             | StoreError::DiskFull { .. }
             | StoreError::Unavailable { .. } => Self::Unavailable,
             StoreError::Invalid { .. } | StoreError::UnknownHandle => Self::Usage,

@@ -21,6 +21,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -215,12 +216,12 @@ class Page:
 class Server:
     """A `tmws serve` in a folder of its own."""
 
-    def __init__(self, tmws, folder):
+    def __init__(self, tmws, folder, **environment):
         home, workspace = folder / "home", folder / "workspace"
-        home.mkdir(), workspace.mkdir()
+        home.mkdir(parents=True), workspace.mkdir()
         subprocess.run(["git", "init", "-q", workspace], check=True)
         (workspace / "notes.md").write_text("# Notes\nTODO: look at the dashboard\n")
-        env = {"PATH": os.environ["PATH"], "HOME": str(home)}
+        env = {"PATH": os.environ["PATH"], "HOME": str(home), **environment}
         self.process = subprocess.Popen([tmws, "serve", "--listen", "127.0.0.1:0"], cwd=workspace, env=env, text=True,
                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self.told = []
@@ -255,6 +256,9 @@ class Server:
     def traffic(self, runs):
         for number in range(runs):
             self.call({"pattern": "memory.recall", "input": {"query": f"what is number {number}"}})
+            # Asked twice, the answer is one that was kept.
+            for _ in range(2):
+                self.call({"pattern": "memory.by-tag", "input": {"tag": f"number-{number}"}})
             self.call({"content": f"Number {number} was noted by the browser's test"}, "remember")
         for pattern in ["no.such.pattern", "repo.digest", "memory.recall"]:
             self.call({"pattern": pattern, "input": {"sly": "sly-heron-input"}})
@@ -270,6 +274,73 @@ class Server:
 
 # What stands in the table below `id`, row by row.
 ROWS = "[...document.querySelectorAll('#%s tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+
+
+def milliseconds(text):
+    """What a duration of the page means, to the three digits that it shows."""
+    number, unit = text.replace(",", "").split()
+    return float(number) * {"ms": 1, "s": 1000}[unit]
+
+
+def check_durations(rows, told, key):
+    """The percentiles of each row are those that the server tells."""
+    told = {row[key]: row for row in told}
+    for row in rows:
+        for column, name in [(3, "p50_ms"), (4, "p95_ms"), (5, "p99_ms")]:
+            shown, meant = milliseconds(row[column]), told[row[0]][name]
+            expect(meant > 0 and abs(shown - meant) <= meant / 100, f"{row[0]}: {name} is {meant}, shown is {row[column]}")
+
+
+def figures_of(told, name):
+    return next((family["samples"] for family in told["figures"] if family["name"] == name), [])
+
+
+def check_layers(page, told):
+    """The layers of the cache, with their hits, misses and rate."""
+    rows = {(row[0], row[1]): row[2] for row in page.evaluate(ROWS % "cache")}
+    lookups = {(of["labels"]["layer"].replace("_", " "), of["labels"]["outcome"]): of["value"]
+               for of in figures_of(told, "tmws_cache_lookups")}
+    expect({"hit", "miss"} <= {outcome for layer, outcome in lookups if layer == "local"}, f"lookups: {lookups}")
+    for (layer, outcome), count in lookups.items():
+        shown = [value for (of, what), value in rows.items() if of == layer and what.split()[-1] == outcome]
+        expect(shown == [f"{count:,}"], f"{layer} {outcome}: {count} is shown as {shown}; {rows}")
+    hits, misses = lookups[("local", "hit")], lookups[("local", "miss")]
+    rate = rows.get(("local", "hit rate"), "")
+    expect(abs(float(rate.strip("%") or -1) - 100 * hits / (hits + misses)) <= 0.051, f"hit rate: {rate} of {lookups}")
+
+
+def check_breakers(page, told):
+    """Each backend with the state of its breaker."""
+    shown = {row[0]: row[1].removeprefix("! ") for row in page.evaluate(ROWS % "breakers")}
+    meant = {f"{of['labels']['kind']} {of['labels']['name']}": of["labels"]["state"].replace("_", " ")
+             for of in figures_of(told, "tmws_breaker_state") if of["value"] == 1}
+    expect(shown == meant and "database store" in shown, f"breakers: {shown} is not {meant}")
+
+
+def check_degraded(browser, tmws, folder, shots):
+    """A part that does not work: a Redis where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Server(tmws, folder, TMWS_REDIS_URL=f"redis://:sly-heron-password@127.0.0.1:{port}")
+    try:
+        server.traffic(8)
+        page = Page(browser, 1280, 800, "light", server.token)
+        page.open(f"http://{server.address}/")
+        page.wait_for("the figures", lambda: page.evaluate("document.querySelectorAll('#methods tbody tr').length > 0"))
+        page.wait_for("its standing",
+                      lambda: "Degraded" in page.evaluate("document.getElementById('standing').textContent"))
+        parts = {row[0]: row[1:] for row in page.evaluate(ROWS % "parts")}
+        expect("Degraded" in parts["redis"][0] and "nobody listens" in parts["redis"][1], f"parts: {parts}")
+        expect("Ready" in parts["store"][0], f"parts: {parts}")
+        breakers = {row[0]: row[1] for row in page.evaluate(ROWS % "breakers")}
+        expect(breakers["redis cache"].startswith("! ") and breakers["database store"] == "closed", f"breakers: {breakers}")
+        everything = page.evaluate("document.documentElement.outerHTML")
+        expect("sly-heron-password" not in everything, "the page shows a password")
+        page.picture(shots / "degraded.png")
+        page.close()
+    finally:
+        server.close()
 
 
 def check_empty(browser, server, shots):
@@ -295,6 +366,12 @@ def check(browser, server, width, height, scheme, shots):
     expect(shown == {row["type"]: row["count"] for row in told["patterns"]}, f"patterns: {shown} is not {told['patterns']}")
     shown = {row[0]: number(row[1]) for row in page.evaluate(ROWS % "methods")}
     expect(shown == {row["method"]: row["count"] for row in told["methods"]}, f"methods: {shown} is not {told['methods']}")
+    check_durations(page.evaluate(ROWS % "patterns"), told["patterns"], "type")
+    check_durations(page.evaluate(ROWS % "methods"), told["methods"], "method")
+    check_layers(page, told)
+    check_breakers(page, told)
+    tasks = {row[0]: row[1] for row in page.evaluate(ROWS % "tasks")}
+    expect(tasks.get("tasks running") == "0" and "open" in tasks.values(), f"tasks and store: {tasks}")
     codes = [row[1] for row in page.evaluate(ROWS % "recent")]
     expect(codes == [error["code"] for error in told["recent_errors"]][:12], f"errors: {codes}")
     parts = [row[0] for row in page.evaluate(ROWS % "parts")]
@@ -361,6 +438,8 @@ def main():
         browser = Browser(program, env, folder / "profile")
         try:
             checks = [("empty", lambda: check_empty(browser, server, shots))]
+            tmws = arguments.tmws.resolve()
+            checks.append(("degraded", lambda: check_degraded(browser, tmws, folder / "degraded", shots)))
             for width, height, scheme in WINDOWS:
                 checks.append((f"{width} pixels, {scheme}", lambda window=(width, height, scheme):
                                check(browser, server, *window, shots)))

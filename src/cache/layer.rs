@@ -30,7 +30,7 @@ pub enum Lease {
 /// How the second layer stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// Nobody has needed it yet.
+    /// Nobody has needed it yet, or it is being connected for the first time.
     Unused,
     /// It works.
     Well,

@@ -148,13 +148,20 @@ impl<V: Value> Cache<V> {
         if let Some(entry) = self.get_local(key, wanted) {
             return Some((entry, Layer::Local));
         }
-        let found = self.get_shared(key, wanted, within).await;
+        let found = self.get_shared(key, wanted, within, true).await;
         let count = if found.is_some() { &self.counted.shared_hits } else { &self.counted.misses };
         count.fetch_add(1, Ordering::Relaxed);
         found.map(|entry| (entry, Layer::Shared))
     }
 
-    async fn get_shared(&self, key: &Key, wanted: Wanted, within: Duration) -> Option<Entry<V>> {
+    /// `is_first`: what is found is counted, where it is too old; else the lookup has been counted.
+    async fn get_shared(
+        &self,
+        key: &Key,
+        wanted: Wanted,
+        within: Duration,
+        is_first: bool,
+    ) -> Option<Entry<V>> {
         let second = self.second.as_ref()?;
         let first = self.first();
         self.listen();
@@ -162,7 +169,7 @@ impl<V: Value> Cache<V> {
         let bytes = timeout(within, second.get(key, within)).await.ok().flatten()?;
         let entry: Entry<V> = frame::decode(key, &bytes)?;
         if !wanted.fits(&entry) {
-            if entry.generation != wanted.generation {
+            if is_first && entry.generation != wanted.generation {
                 self.counted.stale.fetch_add(1, Ordering::Relaxed);
             }
             return None;
@@ -212,8 +219,9 @@ impl<V: Value> Cache<V> {
         }
     }
 
-    /// Waits until another instance has put what is under `key`, at most until `until`. Each look at the second layer
-    /// takes `within` at most.
+    /// Waits until another instance has put what is under `key`, at most until `until`, and no longer once the second
+    /// layer says that it knows nothing any more. Each look at it takes `within` at most. For a lookup that was in vain, and
+    /// counted as such.
     pub async fn await_shared(
         &self,
         key: &Key,
@@ -224,13 +232,12 @@ impl<V: Value> Cache<V> {
         let mut told = self.second.as_ref()?.invalidations();
         let until = tokio::time::Instant::from_std(until);
         loop {
-            if let Some(entry) = self.get_shared(key, wanted, within).await {
-                self.counted.shared_hits.fetch_add(1, Ordering::Relaxed);
+            if let Some(entry) = self.get_shared(key, wanted, within, false).await {
                 return Some(entry);
             }
             let look = until.min(tokio::time::Instant::now() + LOOK_AGAIN);
             tokio::select! {
-                () = about(&mut told, key.digest()) => {}
+                is_known = about(&mut told, key.digest()) => if !is_known { return None },
                 () = sleep_until(look) => {}
             }
             if tokio::time::Instant::now() >= until {
@@ -367,12 +374,14 @@ async fn hear<V: Value>(mut told: Receiver<Invalidation>, first: Arc<First<V>>) 
     }
 }
 
-/// Until something is told that concerns `digest`.
-async fn about(told: &mut Receiver<Invalidation>, digest: &Digest) {
+/// Until something is told that concerns `digest`; whether it is about the entry alone, and not that everything is in
+/// doubt.
+async fn about(told: &mut Receiver<Invalidation>, digest: &Digest) -> bool {
     loop {
         match told.recv().await {
             Ok(Invalidation::Entry(other)) if other != *digest => {}
-            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            Ok(Invalidation::Everything) => return false,
+            Ok(Invalidation::Entry(_)) | Err(RecvError::Lagged(_)) => return true,
             // Nothing will be told any more: the wait goes on by looking.
             Err(RecvError::Closed) => std::future::pending().await,
         }

@@ -22,6 +22,9 @@ pub use key::Key;
 pub use layer::{Invalidation, Lease, SecondLayer, Told};
 pub use layered::{Cache, Wanted};
 
+/// What notes of a call begin with that tell of Redis. It never changes an answer.
+pub const REDIS_NOTE: &str = "redis cache: ";
+
 /// What can be kept.
 pub trait Value: Send + Sync + Sized + 'static {
     /// As bytes that another version of the program tells from its own.
@@ -93,7 +96,7 @@ pub struct CacheFigures {
     pub local_hits: u64,
     /// Answers found in the second layer, likewise.
     pub shared_hits: u64,
-    /// Lookups in vain.
+    /// Lookups in vain, also those that another instance's run answered afterwards.
     pub misses: u64,
     /// Of these, those that found an entry of an older generation.
     pub stale: u64,

@@ -256,6 +256,8 @@ pub struct Receipt {
     pub cache: &'static str,
     /// Where a kept answer was found.
     pub cache_layer: Option<Layer>,
+    /// How long it took to find out what a kept answer depends on beside memories: a program of git, or a walk.
+    pub keyed: Duration,
     /// How the target was chosen: `name`, `phrase`, `regex`, `llm`, `handle` (a kept result), or `none` (candidates).
     pub matched_by: &'static str,
     /// Whole duration.

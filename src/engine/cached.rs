@@ -6,7 +6,10 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,11 +19,11 @@ use tokio::time::{timeout, timeout_at};
 use super::{
     Engine, EngineError, Execution, Surroundings, Workspace,
     kept::{Answer, Asked, Keeping},
-    parts::{self, Around},
+    parts::{self, Around, Found, Status},
     service::Call,
 };
 use crate::{
-    cache::{CacheFigures, Entry, Key, Layer, Lease, Wanted},
+    cache::{CacheFigures, Entry, Key, Layer, Lease, REDIS_NOTE, Wanted},
     store::SharedStore,
 };
 
@@ -52,7 +55,19 @@ pub(super) struct Place {
     key: Key,
     wanted: Wanted,
     /// The declared parts.
-    parts: Vec<String>,
+    parts: Found,
+}
+
+impl Place {
+    /// What `git status` said when the key was made, where it was asked.
+    pub(super) fn status(&self) -> Option<&Arc<Status>> {
+        self.parts.status.as_ref()
+    }
+
+    /// How long it took to find out what the key is made of.
+    pub(super) const fn elapsed(&self) -> Duration {
+        self.parts.elapsed
+    }
 }
 
 /// How long runs of a pattern take: a moving average.
@@ -139,7 +154,7 @@ impl Engine {
                 input: &call.canonical,
                 query: call.chosen.query.as_deref(),
                 mode: call.request.mode,
-                parts: &parts,
+                parts: &parts.texts,
                 store,
             },
             has_session,
@@ -148,17 +163,32 @@ impl Engine {
     }
 
     /// The declared parts, as they are now.
-    async fn parts(
-        &self,
-        keeping: &Keeping,
-        call: &Call<'_>,
-        around: &Surroundings<'_>,
-    ) -> Option<Vec<String>> {
+    async fn parts(&self, keeping: &Keeping, call: &Call<'_>, around: &Surroundings<'_>) -> Option<Found> {
         if keeping.parts.is_empty() {
-            return Some(Vec::new());
+            return Some(Found::default());
         }
         let Workspace::Root(root) = call.workspace else { return None };
-        let with = Around {
+        parts::found(&keeping.parts, Path::new(root), &self.around_parts(call, around)).await
+    }
+
+    /// Whether the declared parts are after a run what they were before it.
+    async fn stand(
+        &self,
+        keeping: &Keeping,
+        place: &Place,
+        call: &Call<'_>,
+        around: &Surroundings<'_>,
+    ) -> bool {
+        if keeping.parts.is_empty() {
+            return true;
+        }
+        let Workspace::Root(root) = call.workspace else { return false };
+        let with = self.around_parts(call, around);
+        parts::stand(&keeping.parts, &place.parts, keeping.reads_tree, Path::new(root), &with).await
+    }
+
+    fn around_parts<'a>(&'a self, call: &'a Call<'_>, around: &'a Surroundings<'_>) -> Around<'a> {
+        Around {
             pattern: &call.chosen.pattern,
             scope: &call.within,
             store: self.store(),
@@ -166,8 +196,7 @@ impl Engine {
             now: self.now(),
             deadline: around.deadline,
             cancel: &around.cancel,
-        };
-        parts::found(&keeping.parts, Path::new(root), &with).await
+        }
     }
 
     /// The kept answer, if there is one.
@@ -181,14 +210,18 @@ impl Engine {
         Some(entry.value.execution(&call.chosen.pattern, layer))
     }
 
-    /// Runs, and keeps the answer where it has a place.
+    /// Runs, and keeps the answer where it has a place. `begins` is told where it does run.
     pub(super) async fn make(
         &self,
         call: &Call<'_>,
         place: Option<&Place>,
         around: &Surroundings<'_>,
+        begins: &(dyn Fn() + Sync),
     ) -> Result<Execution, EngineError> {
-        let Some(place) = place else { return self.accounted(call, around).await };
+        let Some(place) = place else {
+            begins();
+            return self.accounted(call, None, around).await;
+        };
         let is_expensive = call.compiled.cost.mean() >= EXPENSIVE;
         let lease = if is_expensive && !call.request.fresh && self.cache.is_shared() {
             match self.maker(call, place, around).await {
@@ -199,7 +232,8 @@ impl Engine {
             None
         };
         let begun = Instant::now();
-        let mut result = self.accounted(call, around).await;
+        begins();
+        let mut result = self.accounted(call, place.status(), around).await;
         if let Ok(execution) = &mut result {
             call.compiled.cost.note(begun.elapsed());
             execution.receipt.cache = "miss";
@@ -216,11 +250,22 @@ impl Engine {
         let run = call.compiled.cost.mean();
         let length = (run * LEASE_RUNS).clamp(LEASE_MIN, LEASE_MAX);
         let reserve = run.saturating_mul(RESERVE_RUNS);
-        let until =
-            (Instant::now() + length).min(around.deadline.checked_sub(reserve).unwrap_or_else(Instant::now));
+        // The holder may know of longer runs, and so have a longer lease: who gave up before its end would run beside it.
+        let patience = length + length / 4;
+        let until = (Instant::now() + patience)
+            .min(around.deadline.checked_sub(reserve).unwrap_or_else(Instant::now));
         loop {
             match self.cache.lease(&place.key, length, wait(around)).await {
-                Lease::Taken(lease) => return Maker::This(Some(lease)),
+                Lease::Taken(lease) => {
+                    // Its last holder may have ended between the look and the lease.
+                    let (now, wait) = (Instant::now(), wait(around));
+                    let Some(entry) = self.cache.await_shared(&place.key, place.wanted, now, wait).await
+                    else {
+                        return Maker::This(Some(lease));
+                    };
+                    self.cache.give_back(&place.key, lease, wait).await;
+                    return Maker::Other(entry);
+                }
                 Lease::Unavailable => return Maker::This(None),
                 Lease::Held => {}
             }
@@ -251,12 +296,13 @@ impl Engine {
     ) {
         let Some(keeping) = &call.compiled.keeping else { return };
         // What was made without a part that did not work would outlive that part's recovery.
-        if !execution.receipt.degraded.is_empty() {
+        // Where answers are kept is no part of an answer.
+        if execution.receipt.degraded.iter().any(|note| !note.starts_with(REDIS_NOTE)) {
             return;
         }
         let Some(answer) = Answer::of(execution) else { return };
         // What changed while the run went on and changed back would make a lasting entry of a passing state.
-        if self.parts(keeping, call, around).await.as_ref() != Some(&place.parts) {
+        if !self.stand(keeping, place, call, around).await {
             return;
         }
         let now = place.wanted.now;
@@ -292,8 +338,6 @@ async fn name_of(store: &SharedStore, deadline: Instant) -> Result<[u8; 32], ()>
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use jiff::Timestamp;
     use serde_json::Map;
     use tokio_util::sync::CancellationToken;
@@ -428,6 +472,10 @@ mod tests {
         }
         assert_eq!(way(&ask(&quick).await), MISS);
         assert_eq!(way(&waits.await.unwrap()), SHARED, "the other's answer");
+        // One lookup, once in vain; and one run, which was the other's.
+        let figures = waiting.cache_figures();
+        assert_eq!((figures.local_hits, figures.shared_hits, figures.misses, figures.stale), (0, 0, 1, 0));
+        assert_eq!((waiting.shared_runs(), quick.shared_runs()), ((0, 1), (1, 0)));
         // Whoever holds the lease is gone: nothing comes, and the time of the lease passes.
         instances.second.kept.lock().unwrap().clear();
         let late = instances.slow_instance();

@@ -59,7 +59,6 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
                 } else {
                     let (sender, landing) = watch::channel(None);
                     flying.insert(key.clone(), landing);
-                    self.led.fetch_add(1, Ordering::Relaxed);
                     return Turn::Lead(Lead { flights: self, key: key.clone(), sender });
                 }
             };
@@ -75,6 +74,16 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
 }
 
 impl<K: Eq + Hash + Clone, T> Lead<'_, K, T> {
+    /// The work begins: counted as a flight.
+    pub(super) fn begin(&self) {
+        self.flights.led.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Nothing had to be done, the result is that of a flight elsewhere: counted as one that was shared.
+    pub(super) fn spare(&self) {
+        self.flights.landed.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Gives the result to all who wait.
     pub(super) fn land(self, result: T) {
         self.sender.send_replace(Some(result));
@@ -108,6 +117,7 @@ mod tests {
                 match flights.join(&key).await {
                     Turn::Landed(result) => result,
                     Turn::Lead(lead) => {
+                        lead.begin();
                         let run = runs.fetch_add(1, Ordering::SeqCst) + 1;
                         release.notified().await;
                         lead.land(run);
@@ -126,6 +136,10 @@ mod tests {
         release.notify_one();
         assert_eq!(later.await.unwrap(), 2, "a result is shared, not kept");
         assert_eq!(flights.counts(), (2, 2));
+        let Turn::Lead(lead) = flights.join(&2).await else { panic!("nobody flies") };
+        lead.spare();
+        lead.land(0);
+        assert_eq!(flights.counts(), (2, 3), "another's flight");
     }
 
     #[tokio::test]

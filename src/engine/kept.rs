@@ -160,6 +160,8 @@ pub(super) struct Keeping {
     pub(super) parts: Vec<Part>,
     /// Answers depend on the memories.
     pub(super) reads_memory: bool,
+    /// Runs read files or ask git for more than the status and the log.
+    pub(super) reads_tree: bool,
     /// Answers mean something in one store only: they have its memories or its handles in them.
     pub(super) of_one_store: bool,
 }
@@ -188,6 +190,7 @@ impl Keeping {
             reach,
             parts: spec.key.iter().filter_map(|name| Part::parse(name)).collect(),
             reads_memory: used.memory,
+            reads_tree: used.tree,
             of_one_store,
         })
     }
@@ -266,6 +269,8 @@ struct Used {
     memory: bool,
     /// What belongs to one project.
     project: bool,
+    /// Files of the work tree.
+    tree: bool,
     /// What is never kept.
     is_foreign: bool,
 }
@@ -273,6 +278,11 @@ struct Used {
 impl Used {
     fn note(&mut self, steps: &[StepSpec]) {
         for step in steps {
+            self.tree |= match step.uses.family {
+                Family::Fs => true,
+                Family::Git => !["git.status", "git.log"].contains(&step.uses.uses),
+                _ => false,
+            };
             match step.uses.family {
                 Family::Memory => self.memory = true,
                 Family::Fs | Family::Git | Family::Sql => self.project = true,
@@ -352,6 +362,7 @@ mod tests {
             reach: CacheScopeRule::Project,
             parts: Vec::new(),
             reads_memory: true,
+            reads_tree: false,
             of_one_store: true,
         };
         let after = |seconds| now + SignedDuration::from_secs(seconds);

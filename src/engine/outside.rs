@@ -10,6 +10,7 @@ use super::{
     steps::{http, llm, mcp, sql},
 };
 use crate::{
+    cache::{REDIS_NOTE, SecondLayer as _, Told, redis::Redis},
     embedding::Embeddings,
     resilience::{BackendKind, Backends, Standing},
     scope::Scope,
@@ -32,6 +33,8 @@ pub struct Outside {
     pub backends: Arc<Backends>,
     /// What makes the vectors of memories, where that is known.
     pub embeddings: Option<Arc<Embeddings>>,
+    /// The layer of the cache that instances share, where there is one.
+    pub redis: Option<Arc<Redis>>,
 }
 
 impl Outside {
@@ -57,7 +60,11 @@ impl Outside {
             self.sql.ailing(scope.project()).map(|(name, reason)| format!("database {name}: {reason}"));
         let words_alone = self.embeddings.as_ref().is_some_and(|embeddings| embeddings.is_ailing());
         let words_alone = words_alone.then(|| "embeddings: words alone".to_owned());
-        ailing.chain(unread).chain(words_alone).collect()
+        let redis = self.redis.as_ref().and_then(|redis| match redis.told() {
+            Told::Ailing(reason) => Some(format!("{REDIS_NOTE}{reason}")),
+            Told::Unused | Told::Well => None,
+        });
+        ailing.chain(unread).chain(words_alone).chain(redis).collect()
     }
 
     /// Ends what is open: connections, and the processes of child servers. Nothing can be used afterwards.

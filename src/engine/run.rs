@@ -28,6 +28,7 @@ use super::{
     Asker, EngineError, ErrorKind, LlmReceipt, MemoryListener, Observer, Outside, StepReceipt,
     allowed::lacking,
     asking::{Counted, Suspending},
+    parts::Status,
     steps::{self, Foreach, StepContext, StepError, StepOutput, traced},
 };
 use crate::{
@@ -70,6 +71,8 @@ pub(super) struct Given<'a> {
     pub(super) asker: Arc<dyn Asker>,
     /// Ways out of the process.
     pub(super) outside: Arc<Outside>,
+    /// What git said of the workspace for the key of the answer.
+    pub(super) status: Option<Arc<Status>>,
 }
 
 /// What a run gave.
@@ -486,6 +489,11 @@ impl<'a> Run<'a> {
             "control.switch" => self.switch(step, place, with, root).await?,
             uses => {
                 self.permit(step)?;
+                if uses == "git.status"
+                    && let Some(known) = self.given.status.as_ref().and_then(|status| status.answer(with))
+                {
+                    return Ok(known);
+                }
                 let context = self.context(step, place, deadline, cancel);
                 return match (uses, self.given.session.as_ref()) {
                     ("data.jq", _) if !with.contains_key("input") => {

@@ -27,6 +27,7 @@ use super::{
     flight::{Flights, Turn},
     inputs,
     kept::{self, Answer, Keeping},
+    parts::Status,
     plan::Plan,
     results::{self, ResultQuery},
     run::{self, Given},
@@ -403,9 +404,10 @@ impl Engine {
         }
         let mut execution = match &depends {
             Some(depends) if !request.fresh => self.answer(&call, depends, &around).await?,
-            _ => Box::pin(self.make(&call, place, &around)).await?,
+            _ => Box::pin(self.make(&call, place, &around, &|| {})).await?,
         };
-        if place.is_some() {
+        if let Some(place) = place {
+            execution.receipt.keyed = place.elapsed();
             execution = kept::unless(execution, request.unless.as_deref(), call.project.as_deref());
         }
         execution.receipt.matched_by = chosen.matched_by;
@@ -460,7 +462,11 @@ impl Engine {
                 result
             }
             Turn::Lead(lead) => {
-                let result = self.make(call, depends.place.as_ref(), around).await;
+                let result = self.make(call, depends.place.as_ref(), around, &|| lead.begin()).await;
+                if result.as_ref().is_ok_and(|execution| execution.receipt.cache == "hit") {
+                    // Another instance ran.
+                    lead.spare();
+                }
                 // What only this caller suffers is not handed on: whoever waits then runs on its own.
                 let own = around.cancel.is_cancelled() || StdInstant::now() >= around.deadline;
                 if !own {
@@ -471,17 +477,24 @@ impl Engine {
         }
     }
 
-    /// Runs with an account of its own, which goes to all who get this answer.
+    /// Runs with an account of its own, which goes to all who get this answer. `status`: what git said of the workspace
+    /// for the key under which it is kept.
     pub(super) async fn accounted(
         &self,
         call: &Call<'_>,
+        status: Option<&Arc<Status>>,
         around: &Surroundings<'_>,
     ) -> Result<Execution, EngineError> {
-        let (result, degraded) = resilience::accounted(Box::pin(self.produce(call, around))).await;
+        let (result, degraded) = resilience::accounted(Box::pin(self.produce(call, status, around))).await;
         told(result, degraded)
     }
 
-    async fn produce(&self, call: &Call<'_>, around: &Surroundings<'_>) -> Result<Execution, EngineError> {
+    async fn produce(
+        &self,
+        call: &Call<'_>,
+        status: Option<&Arc<Status>>,
+        around: &Surroundings<'_>,
+    ) -> Result<Execution, EngineError> {
         let pattern: &Pattern = &call.chosen.pattern;
         let now = self.clock.now();
         let own_deadline = Instant::now() + pattern.limits.timeout;
@@ -511,6 +524,7 @@ impl Engine {
             observer: around.observer,
             asker: Arc::clone(&around.asker),
             outside: Arc::clone(&self.outside),
+            status: status.map(Arc::clone),
         })
         .await
         .map_err(|error| {

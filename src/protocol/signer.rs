@@ -31,10 +31,14 @@ const SEAL_TAG_BYTES: usize = 16;
 /// clone.
 #[derive(Clone)]
 pub struct Signer {
-    key: Arc<[u8; 32]>,
-    /// Signs nothing any more; what it signed is still taken.
-    older: Option<Arc<[u8; 32]>>,
+    keys: Arc<Keys>,
     audience: Arc<str>,
+}
+
+struct Keys {
+    key: [u8; 32],
+    /// Signs nothing any more; what it signed is still taken.
+    older: Option<[u8; 32]>,
 }
 
 impl fmt::Debug for Signer {
@@ -69,25 +73,25 @@ impl Signer {
     /// A signer for `key`, without an audience.
     #[must_use]
     pub fn new(key: [u8; 32]) -> Self {
-        Self { key: Arc::new(key), older: None, audience: "".into() }
+        Self { keys: Arc::new(Keys { key, older: None }), audience: "".into() }
     }
 
     /// The same signer, which also takes what `older` signed.
     #[must_use]
     pub fn accepting(self, older: &Self) -> Self {
-        Self { older: Some(Arc::clone(&older.key)), ..self }
+        Self { keys: Arc::new(Keys { key: self.keys.key, older: Some(older.keys.key) }), ..self }
     }
 
     /// The same signer for one audience: what was issued to another one is refused.
     #[must_use]
     pub fn for_audience(&self, audience: &str) -> Self {
-        Self { key: Arc::clone(&self.key), older: self.older.clone(), audience: audience.into() }
+        Self { keys: Arc::clone(&self.keys), audience: audience.into() }
     }
 
     /// Who signed before, for the same audience.
     fn older(&self) -> Option<Self> {
-        let key = Arc::clone(self.older.as_ref()?);
-        Some(Self { key, older: None, audience: Arc::clone(&self.audience) })
+        let keys = Arc::new(Keys { key: self.keys.older?, older: None });
+        Some(Self { keys, audience: Arc::clone(&self.audience) })
     }
 
     /// The cursor for the page that begins at item `offset`.
@@ -232,7 +236,8 @@ impl Signer {
 
     /// HMAC-SHA-256 over the parts, each preceded by its length, so that no two lists of parts read alike.
     fn tag(&self, parts: &[&[u8]]) -> [u8; 32] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key[..]).expect("HMAC takes a key of any length");
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.keys.key[..]).expect("HMAC takes a key of any length");
         for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);

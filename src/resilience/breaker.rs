@@ -14,7 +14,7 @@ use std::{
 };
 
 /// A breaker that nobody has asked for so long after it would let one try is not told of as trouble any more.
-const TOLD_FOR: Duration = Duration::from_mins(5);
+pub(super) const TOLD_FOR: Duration = Duration::from_mins(5);
 
 /// When it opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +183,12 @@ impl Breaker {
 }
 
 impl Permit<'_> {
+    /// Whether it is the one try that decides.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
     /// The backend works.
     pub fn succeed(mut self) {
         self.is_told = true;

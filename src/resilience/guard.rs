@@ -6,7 +6,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -17,7 +17,10 @@ use tokio::{
     time::timeout_at,
 };
 
-use super::{Backend, BackendKind, Breaker, BreakerSettings, BreakerState, Permit, Refused, Standing, call};
+use super::{
+    Backend, BackendKind, Breaker, BreakerSettings, BreakerState, Permit, Refused, Standing,
+    breaker::TOLD_FOR, call,
+};
 
 /// When it is worth asking again where there was no place.
 const CROWDED: Duration = Duration::from_millis(200);
@@ -43,7 +46,8 @@ impl BackendKind {
         let (failures, pause, at_once, queue, patience) = match self {
             // Failures in a row, pause in ms, calls at once, calls that wait, patience in ms.
             Self::Database => (5, 250, 64, 512, 1_000),
-            Self::Redis => (5, 1_000, 64, 0, 100),
+            // Its breaker alone is used: commands share connections, and have bounds of their own.
+            Self::Redis => (5, 1_000, 0, 0, 0),
             Self::Source | Self::Server => (5, 1_000, 32, 64, 2_000),
             Self::Model => (5, 30_000, 8, 32, 5_000),
             Self::Host => (5, 2_000, 16, 64, 2_000),
@@ -66,6 +70,8 @@ pub struct Guard {
     places: Semaphore,
     waiting: AtomicUsize,
     retries: AtomicU64,
+    /// Until when whoever keeps its connections makes none, beside what the breaker says.
+    alone: Mutex<Option<Instant>>,
     /// Told when the breaker opens: who waits for a place waits in vain.
     opened: Notify,
 }
@@ -127,6 +133,7 @@ impl Guard {
             places: Semaphore::new(settings.at_once),
             waiting: AtomicUsize::new(0),
             retries: AtomicU64::new(0),
+            alone: Mutex::default(),
             opened: Notify::new(),
         }
     }
@@ -202,11 +209,14 @@ impl Guard {
     #[must_use]
     pub fn standing(&self, now: Instant) -> Standing {
         let counts = self.breaker.counts();
+        let alone = *self.alone();
+        let is_left_alone = alone.is_some_and(|until| now < until + TOLD_FOR);
         Standing {
             backend: self.backend.clone(),
             breaker: self.breaker.now(now),
-            is_ailing: self.breaker.is_ailing(now),
-            retry_after: self.breaker.shut(now),
+            is_ailing: self.breaker.is_ailing(now) || is_left_alone,
+            is_left_alone,
+            retry_after: self.breaker.shut(now).or_else(|| alone?.checked_duration_since(now)),
             failures: counts.failures,
             opened: counts.opened,
             refused: counts.refused,
@@ -216,13 +226,29 @@ impl Guard {
         }
     }
 
-    fn failed(&self, permit: Permit<'_>, pause: Option<Duration>) -> bool {
+    fn failed(&self, permit: Permit<'_>, pause: Option<Duration>, why: &str) -> bool {
+        let is_probe = permit.is_probe();
         let opens = permit.fail(Instant::now(), pause);
         if opens {
-            tracing::warn!(backend = %self.backend, "a backend failed and is left alone for a while");
+            // Once for each time that it stops working: a probe that fails is nothing new.
+            if !is_probe {
+                tracing::warn!(backend = %self.backend, why, "a backend failed and is left alone for a while");
+            }
             self.opened.notify_waiters();
         }
         opens
+    }
+
+    /// A connection could not be made, and for `pause` none will be.
+    pub fn leave_alone(&self, pause: Duration, why: &str) {
+        let before = self.alone().replace(Instant::now() + pause);
+        if before.is_none() {
+            tracing::warn!(backend = %self.backend, why, "a backend failed and is left alone for a while");
+        }
+    }
+
+    fn alone(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -230,17 +256,27 @@ impl Entry<'_> {
     /// The backend answered, whatever it said.
     pub fn succeed(mut self) {
         let Some(permit) = self.permit.take() else { return };
-        if self.guard.breaker.now(Instant::now()) != BreakerState::Closed {
+        let was_alone = self.guard.alone().take().is_some();
+        if was_alone || self.guard.breaker.now(Instant::now()) != BreakerState::Closed {
             tracing::info!(backend = %self.guard.backend, "a backend works again");
         }
         permit.succeed();
     }
 
-    /// The backend failed. `pause`: as for [`Permit::fail`]. Whether the breaker opened by this.
-    pub fn fail(mut self, pause: Option<Duration>) -> bool {
+    /// The backend failed. `pause`: as for [`Permit::fail`]; `why` goes to the log. Whether the breaker opened by this.
+    pub fn fail(mut self, pause: Option<Duration>, why: &str) -> bool {
         call::note(format!("{}: failed", self.guard.backend));
         let Some(permit) = self.permit.take() else { return false };
-        self.guard.failed(permit, pause)
+        self.guard.failed(permit, pause, why)
+    }
+
+    /// The backend was not asked: whoever keeps its connections makes none for `rest`, since one failed.
+    pub fn turn_away(mut self, rest: Duration, why: &str) {
+        // It says nothing new.
+        drop(self.permit.take());
+        self.guard.leave_alone(rest, why);
+        self.guard.breaker.count_refusal();
+        call::note(format!("{}: left alone", self.guard.backend));
     }
 
     /// Nobody waits any longer, or nothing was asked. A failure where the backend had time enough to answer: then whether
@@ -255,7 +291,7 @@ impl Entry<'_> {
             return false;
         }
         call::note(format!("{}: slow", self.guard.backend));
-        self.guard.failed(permit, None)
+        self.guard.failed(permit, None, "it did not answer in time")
     }
 
     /// What it is of.
@@ -316,13 +352,29 @@ mod tests {
         let waiting = guard.enter(Instant::now() + Duration::from_mins(1));
         tokio::pin!(waiting);
         assert!((&mut waiting).now_or_never().is_none());
-        assert!(!first.fail(None));
-        assert!(second.fail(None), "the second failure opens it");
+        assert!(!first.fail(None, "gone"));
+        assert!(second.fail(None, "gone"), "the second failure opens it");
         let shut = waiting.await.unwrap_err();
         assert!(!shut.is_busy && shut.retry_after > Duration::from_secs(50), "{shut:?}");
         let standing = guard.standing(Instant::now());
         assert_eq!((standing.breaker, standing.failures, standing.opened), (BreakerState::Open, 2, 1));
         assert!(standing.refused >= 2, "{standing:?}");
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_no_connection_is_made_to_is_told_of_until_one_call_goes_well() {
+        let guard = guard(SETTINGS);
+        guard.leave_alone(Duration::from_secs(9), "it does not start");
+        let (entry, now) = (guard.enter(soon()).await.unwrap(), Instant::now());
+        let ((), notes) = call::accounted(async { entry.turn_away(Duration::from_secs(7), "so") }).await;
+        assert_eq!(notes, ["server s: left alone"]);
+        let standing = guard.standing(now);
+        assert_eq!((standing.is_ailing, standing.refused, standing.opened), (true, 1, 0));
+        assert_eq!(standing.to_string(), "server s: left alone");
+        assert!(standing.retry_after.is_some_and(|rest| rest > Duration::from_secs(5)), "{standing:?}");
+        assert!(!guard.standing(now + TOLD_FOR * 2).is_ailing, "nobody looks any more");
+        guard.enter(soon()).await.unwrap().succeed();
+        assert!(!guard.standing(now).is_ailing);
     }
 
     #[tokio::test]

@@ -91,8 +91,10 @@ pub struct Standing {
     pub backend: Backend,
     /// Its breaker.
     pub breaker: BreakerState,
-    /// Whether it is in trouble: not closed, and somebody cared lately.
+    /// Whether it is in trouble: not closed, or left alone, and somebody cared lately.
     pub is_ailing: bool,
+    /// Whether no connection to it could be made, whatever its breaker says.
+    pub is_left_alone: bool,
     /// How long nobody may try, where nobody may.
     pub retry_after: Option<Duration>,
     /// Tries that failed.
@@ -112,7 +114,11 @@ pub struct Standing {
 impl fmt::Display for Standing {
     /// `database store: open`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.backend, self.breaker.as_str().replace('_', " "))
+        let how = match self.breaker {
+            BreakerState::Closed if self.is_left_alone => "left alone".to_owned(),
+            breaker => breaker.as_str().replace('_', " "),
+        };
+        write!(f, "{}: {how}", self.backend)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     audit::{Audit, Digester},
     cache::{
         CacheFigures, SecondLayer as _, Told,
-        redis::{Redis, RedisFigures},
+        redis::{Answered, Redis, RedisFigures},
     },
     compose::Shared,
     config::{Config, DatabaseUrl},
@@ -62,9 +62,12 @@ pub(super) fn oversee(config: &Config, parts: &Shared, access: &Arc<Access>) -> 
     if let Some(redis) = &parts.redis {
         let told = Arc::clone(redis);
         health = health.with(Checked::helpful("redis", move || match told.told() {
-            Told::Unused | Told::Well => Ok(()),
+            Told::Well => Ok(()),
+            Told::Unused => Err("it is being connected for the first time".to_owned()),
             Told::Ailing(reason) => Err(reason),
         }));
+        // Whether it can be used is known before somebody needs it.
+        redis.begin();
         watch_redis(redis, &metrics);
     }
     watch(parts, &metrics, database);
@@ -101,16 +104,25 @@ fn open_audit(config: &Config) -> io::Result<Option<Arc<Audit>>> {
     Audit::start(path.clone(), digester).map(Some)
 }
 
-/// Whether all that is depended on works. Hosts are counted: which ones patterns read from is not for everybody.
+/// What backends are called where their names are not for everybody: which databases, servers and hosts there are is for
+/// those who may use them. The names are in the figures.
+const COUNTED: [(BackendKind, &str); 4] = [
+    (BackendKind::Source, "of the databases that patterns read"),
+    (BackendKind::Server, "of the MCP servers"),
+    (BackendKind::Model, "of the language model's providers"),
+    (BackendKind::Host, "of the hosts of http.get"),
+];
+
+/// Whether all that is depended on works.
 fn ailing(backends: &Backends) -> Result<(), String> {
-    let (hosts, named): (Vec<Standing>, Vec<Standing>) = backends
-        .ailing(Instant::now())
-        .into_iter()
-        .partition(|standing| standing.backend.kind == BackendKind::Host);
-    let mut told: Vec<String> = named.iter().map(ToString::to_string).collect();
-    if !hosts.is_empty() {
-        told.push(format!("{} of the hosts of http.get: not closed", hosts.len()));
-    }
+    let ailing = backends.ailing(Instant::now());
+    let is_counted = |standing: &&Standing| COUNTED.iter().any(|(kind, _)| *kind == standing.backend.kind);
+    let named = ailing.iter().filter(|standing| !is_counted(standing)).map(ToString::to_string);
+    let counted = COUNTED.iter().filter_map(|(kind, what)| {
+        let count = ailing.iter().filter(|standing| standing.backend.kind == *kind).count();
+        (count > 0).then(|| format!("{count} {what}: left alone"))
+    });
+    let told: Vec<String> = named.chain(counted).collect();
     if told.is_empty() { Ok(()) } else { Err(told.join(", ")) }
 }
 
@@ -125,6 +137,22 @@ const BACKEND_FIGURES: [BackendFigure; 6] = [
     ("backend_in_use", "Calls that a backend holds now", Sampled::Gauge, |of| of.in_use as f64),
     ("backend_waiting", "Calls that wait for a backend now", Sampled::Gauge, |of| of.waiting as f64),
 ];
+
+/// The state as told. A server that no connection could be made to is not asked for a while, then by one call, whatever its
+/// breaker says.
+const fn state_of(of: &Standing) -> BreakerState {
+    match of.breaker {
+        BreakerState::Closed if of.is_left_alone && of.retry_after.is_some() => BreakerState::Open,
+        BreakerState::Closed if of.is_left_alone => BreakerState::HalfOpen,
+        breaker => breaker,
+    }
+}
+
+/// Whether a backend has no such figure: Redis has a breaker, and no places; and what it was asked is not asked again.
+fn is_without_places(of: &Standing, figure: &str) -> bool {
+    of.backend.kind == BackendKind::Redis
+        && matches!(figure, "backend_retries" | "backend_in_use" | "backend_waiting")
+}
 
 /// How the backends stand that anybody has used.
 fn watch_backends(backends: &Arc<Backends>, metrics: &Metrics) {
@@ -141,7 +169,7 @@ fn watch_backends(backends: &Arc<Backends>, metrics: &Metrics) {
             let samples = standings.iter().flat_map(|of| {
                 BreakerState::ALL.into_iter().map(move |state| Sample {
                     labels: [labels(of), vec![("state", state.as_str().to_owned())]].concat(),
-                    value: f64::from(u8::from(of.breaker == state)),
+                    value: f64::from(u8::from(state_of(of) == state)),
                 })
             });
             samples.collect()
@@ -151,30 +179,63 @@ fn watch_backends(backends: &Arc<Backends>, metrics: &Metrics) {
         let known = Arc::clone(backends);
         metrics.sample(name, help, kind, move || {
             let standings = known.standings(Instant::now());
-            standings.iter().map(|of| Sample { labels: labels(of), value: figure(of) }).collect()
+            let told = standings.iter().filter(|of| !is_without_places(of, name));
+            told.map(|of| Sample { labels: labels(of), value: figure(of) }).collect()
         });
     }
 }
 
 /// How busy the store is.
 fn watch_load(store: &SharedStore, metrics: &Metrics) {
-    type Figure = (&'static str, &'static str, fn(&StoreLoad) -> Option<f64>);
-    const FIGURES: [Figure; 3] = [
-        ("store_connections", "Connections of the store to its database that are open", |load| {
-            load.connections.map(f64::from)
-        }),
-        ("store_connections_idle", "Connections of the store that have nothing to do", |load| {
-            load.idle.map(f64::from)
-        }),
-        ("store_writes_waiting", "Writes that wait for the one task that writes to SQLite", |load| {
-            load.writes_waiting.map(|waiting| waiting as f64)
-        }),
+    type Figure = (&'static str, &'static str, Sampled, fn(&StoreLoad) -> Option<f64>);
+    const FIGURES: [Figure; 7] = [
+        (
+            "store_connections",
+            "Connections of the store to its database that are open",
+            Sampled::Gauge,
+            |load| load.connections.map(f64::from),
+        ),
+        (
+            "store_connections_idle",
+            "Connections of the store that have nothing to do",
+            Sampled::Gauge,
+            |load| load.idle.map(f64::from),
+        ),
+        (
+            "store_connection_waits",
+            "Times that no connection of the store was idle, and one was waited for",
+            Sampled::Counter,
+            |load| load.waits.map(|waits| waits as f64),
+        ),
+        (
+            "store_connection_waited_seconds",
+            "Time waited for connections of the store, in all",
+            Sampled::Counter,
+            |load| load.waited.map(|waited| waited.as_secs_f64()),
+        ),
+        (
+            "store_writes_waiting",
+            "Writes that wait for the one task that writes to SQLite",
+            Sampled::Gauge,
+            |load| load.writes_waiting.map(|waiting| waiting as f64),
+        ),
+        (
+            "store_memories_embedded",
+            "Memories that this process gave a vector in the background",
+            Sampled::Counter,
+            |load| load.embedded.map(|embedded| embedded as f64),
+        ),
+        (
+            "store_memories_to_embed",
+            "Memories without a vector of the embedding model, as last counted in the background",
+            Sampled::Gauge,
+            |load| load.unembedded.map(|count| count as f64),
+        ),
     ];
-    for (name, help, figure) in FIGURES {
+    for (name, help, kind, figure) in FIGURES {
         let store = SharedStore::clone(store);
-        metrics.sample(name, help, Sampled::Gauge, move || {
-            figure(&store.load()).map(Sample::plain).into_iter().collect()
-        });
+        metrics
+            .sample(name, help, kind, move || figure(&store.load()).map(Sample::plain).into_iter().collect());
     }
 }
 
@@ -205,6 +266,22 @@ const REDIS_FIGURES: [RedisFigure; 9] = [
 
 /// What the cache's second layer knows of itself.
 fn watch_redis(redis: &Arc<Redis>, metrics: &Metrics) {
+    type Figure = (&'static str, &'static str, fn(&Answered) -> f64);
+    const BY_OPERATION: [Figure; 2] = [
+        ("redis_answers", "Commands that Redis answered, by operation of the cache", |of| of.count as f64),
+        (
+            "redis_answer_seconds",
+            "Time that these answers took, in all: by their count it is the mean",
+            |of| of.waited.as_secs_f64(),
+        ),
+    ];
+    for (name, help, figure) in BY_OPERATION {
+        let known = Arc::clone(redis);
+        metrics.sample(name, help, Sampled::Counter, move || {
+            let of = known.answered().into_iter();
+            of.map(|(operation, of)| Sample::labelled("operation", operation, figure(&of))).collect()
+        });
+    }
     for (name, help, kind, figure) in REDIS_FIGURES {
         let known = Arc::clone(redis);
         metrics.sample(name, help, kind, move || vec![Sample::plain(figure(&known.figures()))]);
@@ -291,4 +368,35 @@ fn watch(parts: &Shared, metrics: &Metrics, database: &'static str) {
         move || vec![Sample::plain(tasks.figures().refused as f64)],
     );
     watch_cache(parts, metrics);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_is_ready_is_told_to_everybody_without_the_names_of_what_not_everybody_may_use() {
+        let backends = Backends::default();
+        assert_eq!(ailing(&backends), Ok(()));
+        for (kind, name) in [
+            (BackendKind::Redis, "cache"),
+            (BackendKind::Source, "payroll"),
+            (BackendKind::Source, "salaries"),
+            (BackendKind::Host, "intern.example"),
+            (BackendKind::Model, "llm.example"),
+        ] {
+            let breaker = backends.breaker(kind, name);
+            breaker.admit(Instant::now()).unwrap().fail(Instant::now(), Some(Duration::from_mins(1)));
+        }
+        backends.guard(BackendKind::Server, "secret").leave_alone(Duration::from_mins(1), "gone");
+        assert_eq!(
+            ailing(&backends).unwrap_err(),
+            "redis cache: open, 2 of the databases that patterns read: left alone, 1 of the MCP servers: left alone, \
+             1 of the language model's providers: left alone, 1 of the hosts of http.get: left alone"
+        );
+        let standings = backends.standings(Instant::now());
+        assert!(standings.iter().all(|of| state_of(of) == BreakerState::Open), "{standings:?}");
+    }
 }

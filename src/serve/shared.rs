@@ -156,6 +156,7 @@ async fn serve(config: &Config, runtime: Handle) -> Result<(), ServeError> {
             .state_key
             .as_ref()
             .map_or_else(|| Keys::of(SharedStore::clone(&parts.store)), |key| Keys::given(*key.expose())),
+        ended: Some(SharedStore::clone(&parts.store)),
         next_connection: AtomicU64::new(1),
         service,
     });

@@ -77,6 +77,14 @@ pub enum StoreError {
         /// What is missing, and what to do.
         reason: String,
     },
+    /// The server refuses who logs in.
+    #[error("the store {place} cannot be used: {reason}")]
+    LoginRefused {
+        /// Where it lies.
+        place: Place,
+        /// What to do.
+        reason: String,
+    },
     /// No space left.
     #[error(
         "no space left on the disk of the store {place}; nothing was written: free some space and try again"
@@ -121,6 +129,7 @@ impl StoreError {
             Self::NewerVersion { found, known, .. } => Self::NewerVersion { place: name(), found, known },
             Self::DiskFull { .. } => Self::DiskFull { place: name() },
             Self::Unsuitable { reason, .. } => Self::Unsuitable { place: name(), reason },
+            Self::LoginRefused { reason, .. } => Self::LoginRefused { place: name(), reason },
             Self::Unavailable { reason } => {
                 let shown =
                     reason.replace(&path.display().to_string(), &Path::new(file).display().to_string());
@@ -146,6 +155,9 @@ impl StoreError {
             }
             Self::Unsuitable { place, reason } => {
                 Self::Unsuitable { place: place.clone(), reason: reason.clone() }
+            }
+            Self::LoginRefused { place, reason } => {
+                Self::LoginRefused { place: place.clone(), reason: reason.clone() }
             }
             Self::DiskFull { place } => Self::DiskFull { place: place.clone() },
             Self::Unavailable { reason } => Self::Unavailable { reason: reason.clone() },

@@ -264,7 +264,7 @@ impl LazyStore {
             Failed::Opening(error) => {
                 keep(&error);
                 // Trying it is dear, and others would do the same.
-                entry.fail(Some(Duration::ZERO));
+                entry.fail(Some(Duration::ZERO), &error.to_string());
                 (error, false)
             }
             Failed::Unasked(error) => {
@@ -282,7 +282,7 @@ impl LazyStore {
             Failed::Told(error) => match &error {
                 StoreError::Unavailable { .. } | StoreError::Locked => {
                     keep(&error);
-                    entry.fail(None);
+                    entry.fail(None, &error.to_string());
                     let is_gone = matches!(error, StoreError::Unavailable { .. });
                     (error, is_gone)
                 }
@@ -295,6 +295,7 @@ impl LazyStore {
                 | StoreError::Corrupt { .. }
                 | StoreError::NewerVersion { .. }
                 | StoreError::Unsuitable { .. }
+                | StoreError::LoginRefused { .. }
                 | StoreError::DiskFull { .. }
                 | StoreError::Internal(_) => {
                     // It answers; what is wrong with it is another matter.
@@ -324,7 +325,12 @@ impl LazyStore {
                 Ok(store)
             }
             Err(error) => {
-                tracing::warn!(%error, "the store cannot be opened");
+                let is_known = matches!(
+                    &*state, State::Failed { error: last, .. } if last.to_string() == error.to_string()
+                );
+                if !is_known {
+                    tracing::warn!(%error, "the store cannot be opened");
+                }
                 let told = error.repeated();
                 *state = State::Failed { error, at: Instant::now() };
                 self.tell(StoreState::Failed);
@@ -448,6 +454,20 @@ impl Store for LazyStore {
 
     async fn close_session(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
         once!(self, Write, store => store.close_session(scope, handle, now))
+    }
+
+    async fn end_session(
+        &self,
+        scope: &Scope,
+        name: &str,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        once!(self, Write, store => store.end_session(scope, name, expires, now))
+    }
+
+    async fn is_session_ended(&self, scope: &Scope, name: &str, now: Timestamp) -> Result<bool, StoreError> {
+        read!(self, Read, store => store.is_session_ended(scope, name, now))
     }
 
     async fn put_result(

@@ -18,6 +18,7 @@ mod sqlite;
 mod terms;
 mod upkeep;
 mod view;
+mod waits;
 
 use std::{sync::Arc, time::Duration};
 
@@ -186,6 +187,28 @@ pub trait Store: Send + Sync {
 
     /// Ends a session. `false` where there was none for this scope.
     async fn close_session(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Notes until `expires` that the session `name` of a transport was ended: an unguessable name, bound to principal and
+    /// project by whoever made it, that would still be taken for good elsewhere. Only its hash is kept. Beyond the limit of
+    /// handles per project, what expires first goes.
+    ///
+    /// A store that does not note it says so with [`StoreError::Unavailable`].
+    async fn end_session(
+        &self,
+        scope: &Scope,
+        name: &str,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let _ = (scope, name, expires, now);
+        Err(StoreError::Unavailable { reason: "it notes no ends of sessions".to_owned() })
+    }
+
+    /// Whether that was noted of `name` for the scope's principal and project, and has not expired.
+    async fn is_session_ended(&self, scope: &Scope, name: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let _ = (scope, name, now);
+        Ok(false)
+    }
 
     /// Keeps a result behind a handle (`r_` and 128 random bits), immutable, bound to principal and project. Beyond the
     /// limit of handles per project, the oldest result goes.

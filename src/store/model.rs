@@ -1,9 +1,12 @@
 //! Memories, results and tasks, and what is asked of them: plain values.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::{reembed::Progress, waits::Waits};
 use crate::{embedding::Identity, revision::Era};
 
 /// Who may see a memory.
@@ -208,18 +211,35 @@ pub struct StoreLoad {
     pub connections: Option<u32>,
     /// Of these so many have nothing to do.
     pub idle: Option<u32>,
+    /// Times that a call found none of them idle, and waited for one.
+    pub waits: Option<u64>,
+    /// How long these waited, together.
+    pub waited: Option<Duration>,
     /// Writes that wait for the one task that writes.
     pub writes_waiting: Option<usize>,
+    /// Memories that this process gave a vector in the background.
+    pub embedded: Option<u64>,
+    /// Memories without a vector of the current model, as this process last counted them.
+    pub unembedded: Option<u64>,
 }
 
 impl StoreLoad {
     /// Of a pool.
-    pub(in crate::store) fn of_pool<D: sqlx::Database>(pool: &sqlx::Pool<D>) -> Self {
+    pub(in crate::store) fn of_pool<D: sqlx::Database>(pool: &sqlx::Pool<D>, waits: &Waits) -> Self {
         Self {
             connections: Some(pool.size()),
             idle: u32::try_from(pool.num_idle()).ok(),
-            writes_waiting: None,
+            waits: Some(waits.count()),
+            waited: Some(waits.waited()),
+            ..Self::default()
         }
+    }
+
+    /// With what was embedded in the background.
+    pub(in crate::store) fn with_embedding(self, progress: Option<Progress>) -> Self {
+        let embedded = progress.map(|progress| progress.embedded);
+        let unembedded = progress.and_then(|progress| progress.unembedded);
+        Self { embedded, unembedded, ..self }
     }
 }
 

@@ -153,6 +153,7 @@ pub(super) fn of_store(error: &StoreError) -> EngineError {
         | StoreError::Corrupt { .. }
         | StoreError::NewerVersion { .. }
         | StoreError::Unsuitable { .. }
+        | StoreError::LoginRefused { .. }
         | StoreError::DiskFull { .. } => (ErrorKind::StoreUnavailable, None, None),
         StoreError::Invalid { field, .. } => (ErrorKind::InvalidInput, Some((*field).to_owned()), None),
         StoreError::UnknownHandle => (ErrorKind::UnknownHandle, None, None),

@@ -213,6 +213,7 @@ const fn without_path(error: &StoreError) -> &'static str {
         StoreError::Corrupt { .. } => "it is damaged or no TMWS store",
         StoreError::NewerVersion { .. } => "a newer tmws wrote it",
         StoreError::Unsuitable { .. } => "it is too old, or misses what it needs",
+        StoreError::LoginRefused { .. } => "it refuses the role or the password that it is given",
         StoreError::DiskFull { .. } => "its disk is full",
         StoreError::Unavailable { .. } => "it cannot be opened or reached",
         StoreError::Invalid { .. } | StoreError::UnknownHandle | StoreError::Internal(_) => {

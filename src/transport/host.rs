@@ -19,9 +19,11 @@ use crate::{
     limits::{ConnectionLimits, NetworkLimits},
     metrics::{Metrics, Transport},
     protocol::{BatchAnswers, Client, Connection, Now, Signer},
+    revision::Era,
     schema::Gate,
-    scope::ProjectId,
+    scope::{ProjectId, Scope},
     session::{Driver, Hub, Identity, Mailbox, Membership, Wake},
+    store::SharedStore,
     tool::{ConnectionId, Origin, Service},
     wire::Method,
 };
@@ -61,6 +63,9 @@ pub struct Host {
     pub runtime: Handle,
     /// Where the key comes from that signs session ids, cursors and request states.
     pub keys: Keys,
+    /// Where it is noted for the other instances that a session of HTTP was deleted; asked by those who are shown an id
+    /// that they do not know. `None`: there are no other instances.
+    pub ended: Option<SharedStore>,
     /// The next [`ConnectionId`].
     pub next_connection: AtomicU64,
 }
@@ -98,6 +103,7 @@ impl Host {
             cut_off: CancellationToken::new(),
             runtime: Handle::current(),
             keys,
+            ended: None,
             next_connection: AtomicU64::new(1),
         }
     }
@@ -111,6 +117,12 @@ impl Host {
     pub async fn signer_for(&self, entrant: &Entrant) -> Signer {
         let audience = format!("{}\n{}", entrant.principal.name, entrant.project);
         self.keys.signer(&self.runtime).await.for_audience(&audience)
+    }
+
+    /// Who a client is outside of any session.
+    pub fn scope_of(&self, entrant: &Entrant) -> Scope {
+        let (project, principal) = (entrant.project.clone(), &entrant.principal.name);
+        Identity::known(project, principal, &entrant.agent, "", entrant.rights).scope(Era::Modern)
     }
 
     /// A driver for a client that was let in. `session` is the implicit session of its legacy calls: unguessable; `client`
@@ -209,7 +221,7 @@ impl Host {
 
     /// Registers a connection for changes, in the scope of its legacy session; that it was let in is written down.
     pub fn join(&self, seat: &Seat) -> Membership {
-        let scope = seat.driver.identity().scope(crate::revision::Era::Legacy);
+        let scope = seat.driver.identity().scope(Era::Legacy);
         if let Some(audit) = &self.audit {
             let (connection, origin) = (seat.id, seat.driver.origin());
             audit.note(Event::LetIn { scope: scope.clone(), connection, origin });

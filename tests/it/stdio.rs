@@ -399,7 +399,8 @@ fn a_reader_that_stops_cannot_make_memory_grow_and_loses_nothing() {
     });
     // The server stops reading once its answers are not taken: the flood gets stuck in the pipe.
     wait_until_asleep(host.child.id());
-    assert!(rss_mib(host.child.id()) < 40.0, "{} MiB", rss_mib(host.child.id()));
+    // The flood is some hundred megabytes of answers; the program itself, unoptimized, is most of what is left.
+    assert!(rss_mib(host.child.id()) < 48.0, "{} MiB", rss_mib(host.child.id()));
     for id in 1..=FLOOD {
         assert_eq!(host.receive()["id"], id);
     }

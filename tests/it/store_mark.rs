@@ -53,6 +53,26 @@ async fn a_store_that_outlives_all_others_on_its_file_still_sees_the_next_one() 
 }
 
 #[tokio::test]
+async fn counts_are_those_of_now_whoever_wrote_and_whatever_expired() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.db");
+    let (one, two) = (open(&path).await, open(&path).await);
+    let ann = scope("a", "ann");
+    for round in 0..20 {
+        let (writer, reader) = if round % 2 == 0 { (&two, &one) } else { (&one, &two) };
+        writer.remember(&ann, note(&format!("round {round}")), at(round)).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(reader.stats(&ann, at(round)).await.unwrap().memories, round as u64 + 1);
+        }
+    }
+    one.remember(&ann, NewMemory { expires: Some(at(60)), ..note("brief") }, at(30)).await.unwrap();
+    for (now, memories) in [(31, 21), (59, 21), (60, 20), (61, 20), (59, 21), (31, 21), (5_000, 20)] {
+        assert_eq!(two.stats(&ann, at(now)).await.unwrap().memories, memories, "at {now}");
+    }
+    assert_eq!(two.stats(&scope("b", "ben"), at(61)).await.unwrap().memories, 0, "of its own scope");
+}
+
+#[tokio::test]
 async fn a_write_of_another_process_is_seen() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.db");

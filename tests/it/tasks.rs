@@ -616,6 +616,14 @@ impl Served {
         ws
     }
 
+    /// Whether it runs a program now.
+    fn has_program(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+        let mut children =
+            threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+        children.any(|children| !children.trim().is_empty())
+    }
+
     /// Sends a signal, and waits for the end.
     fn end(mut self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
@@ -657,6 +665,12 @@ async fn what_became_of_tasks_is_read_after_a_shared_server_stopped_or_was_lost(
         let first = answered(&mut ws, 2).await;
         place.shut();
         let running = begun(&mut ws, 3).await;
+        within("the program of the run", async {
+            while !served.has_program() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         served.end(signal);
         if signal == Signal::KILL {
             // Nobody was left to end the program of its run.

@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::print_stdout, reason = "figures, for who asks with --nocapture")]
 
+#[path = "../it/engine/support.rs"]
+#[allow(dead_code, reason = "what other tests use of it")]
+mod engine_support;
 mod frozen;
 mod instances;
+mod leases;
 mod moving;
 mod postgres;
 mod redis_faults;

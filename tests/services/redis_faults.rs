@@ -12,7 +12,9 @@ use std::{
 
 use tmws::{
     cache::{CacheLimits, Invalidation, Lease, SecondLayer as _, Told, redis::Redis},
-    resilience::BreakerState,
+    engine::Outside,
+    resilience::{BreakerState, accounted},
+    scope::{ProjectId, Scope},
 };
 
 use crate::redis_server::{LONG, Server, WITHIN, client, client_with, key, until, works};
@@ -64,6 +66,9 @@ async fn a_redis_that_is_not_there_costs_nothing() {
     let times = vain_calls(&redis, 300).await;
     assert_cheap("nobody listens", &times);
     assert_eq!(breaker.now(Instant::now()), BreakerState::Open);
+    // Whoever is answered is told what the answer was made without.
+    let (_, notes) = accounted(redis.get(&key("told"), WITHIN)).await;
+    assert!(notes == ["redis cache: open"] || notes == ["redis cache: failed"], "{notes:?}");
     let reason = reason(&redis);
     assert!(reason.contains("nobody listens") && !reason.contains("s3cret"), "{reason}");
     assert!(!reason.contains("127.0.0.1"), "{reason}");
@@ -94,8 +99,9 @@ async fn a_redis_that_stops_answering_costs_one_wait_and_is_used_when_it_goes_on
     assert!(works(&redis, &key).await);
     while told.try_recv().is_ok() {}
     server.pause();
-    let times = vain_calls(&redis, 300).await;
+    let (times, notes) = accounted(vain_calls(&redis, 300)).await;
     assert_cheap("stopped", &times);
+    assert!(notes.contains(&"redis cache: slow".to_owned()), "{notes:?}");
     assert!(redis.figures().timeouts >= 1);
     assert!(reason(&redis).contains("does not answer"));
     let first = tokio::time::timeout(AGAIN, told.recv()).await.expect("it is told").unwrap();
@@ -104,6 +110,7 @@ async fn a_redis_that_stops_answering_costs_one_wait_and_is_used_when_it_goes_on
     let again = until("it is used again", async || works(&redis, &key).await).await;
     println!("used again after {again:?}");
     assert!(again < AGAIN, "{again:?}");
+    assert_eq!(accounted(works(&redis, &key)).await, (true, Vec::new()));
     assert_eq!(redis.told(), Told::Well);
 }
 
@@ -235,6 +242,16 @@ async fn a_full_redis_that_removes_nothing_keeps_answering() {
         assert_eq!(redis.lease(&key, LONG, WITHIN).await, Lease::Unavailable);
     }
     assert_eq!(breaker.now(Instant::now()), BreakerState::Closed);
+    let large = redis.put(&key, vec![7; 20_000], LONG, None, WITHIN);
+    assert_eq!(accounted(large).await, (false, vec!["redis cache: full".to_owned()]));
+    let redis = Arc::new(redis);
+    let outside = Outside { redis: Some(Arc::clone(&redis)), ..Outside::default() };
+    let scope = Scope::mint(ProjectId::parse("p").unwrap(), "ann", "agent", None);
+    let degraded = outside.degraded(&scope);
+    assert!(
+        degraded.len() == 1 && degraded[0].starts_with("redis cache: its memory is full"),
+        "{degraded:?}"
+    );
     server.ask::<()>("FLUSHALL");
     until("there is room again", async || works(&redis, &key).await).await;
     assert_eq!(redis.told(), Told::Well);

@@ -57,6 +57,14 @@ async fn what_is_put_is_read_until_its_life_is_over() {
     assert_eq!(redis.told(), Told::Well);
     let figures = redis.figures();
     assert_eq!((figures.failures, figures.skipped, figures.nodes, figures.connected), (0, 0, 1, 1));
+    let answered = redis.answered();
+    let of = |operation: &str| answered.iter().find(|(name, _)| *name == operation).unwrap().1;
+    assert_eq!(of("put").count, 3);
+    assert!(of("get").count >= 3, "{answered:?}");
+    assert_eq!((of("lease").count, of("give_back").count), (0, 0));
+    assert_eq!(answered.iter().map(|(_, of)| of.count).sum::<u64>(), figures.commands);
+    let took: Duration = answered.iter().map(|(_, of)| of.waited).sum();
+    assert!(Duration::ZERO < took && took <= figures.waited + Duration::from_millis(1), "{answered:?}");
     redis.close().await;
     assert_eq!(redis.get(&lasting, WITHIN).await, None, "it is closed");
 }
@@ -189,7 +197,7 @@ async fn whatever_is_removed_or_ends_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_is_told_within_milliseconds() {
-    const ROUNDS: usize = 3000;
+    const ROUNDS: usize = 1000;
     let server = Server::start(&[]);
     let (writer, reader) = (client(&server.url()), client(&server.url()));
     let mut told = reader.invalidations();
@@ -197,23 +205,29 @@ async fn a_change_is_told_within_milliseconds() {
     assert!(works(&reader, &key).await && works(&writer, &key).await);
     assert_eq!(next_entry(&mut told).await, *key.digest());
     entries(&mut told);
-    let mut times = Vec::with_capacity(ROUNDS);
-    for round in 0..ROUNDS {
-        let bytes = round.to_le_bytes().to_vec();
-        let begun = Instant::now();
-        let (kept, digest) = tokio::join!(writer.put(&key, bytes, LONG, None, WITHIN), next_entry(&mut told));
-        assert!(kept && digest == *key.digest());
-        times.push(begun.elapsed());
+    // Other tests use the machine as well: of three times the best is what Redis and this program take.
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let mut times = Vec::with_capacity(ROUNDS);
+        for round in 0..ROUNDS {
+            let bytes = round.to_le_bytes().to_vec();
+            let begun = Instant::now();
+            let (kept, digest) =
+                tokio::join!(writer.put(&key, bytes, LONG, None, WITHIN), next_entry(&mut told));
+            assert!(kept && digest == *key.digest());
+            times.push(begun.elapsed());
+        }
+        times.sort_unstable();
+        let at = |share: usize| times[ROUNDS * share / 1000];
+        println!(
+            "invalidation of another instance, from before the put: P50 {:?}, P95 {:?}, P99 {:?}",
+            at(500),
+            at(950),
+            at(990)
+        );
+        best = best.min(at(950));
     }
-    times.sort_unstable();
-    let at = |share: usize| times[ROUNDS * share / 1000];
-    println!(
-        "invalidation of another instance, from before the put: P50 {:?}, P95 {:?}, P99 {:?}",
-        at(500),
-        at(950),
-        at(990)
-    );
-    assert!(at(950) < Duration::from_millis(50), "{:?}", at(950));
+    assert!(best < Duration::from_millis(5), "{best:?}");
 
     let mut reads = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {

@@ -11,9 +11,9 @@ use std::{
 };
 
 use redis::Value;
-use tmws::cache::{Invalidation, Lease, SecondLayer as _, Told, redis::Redis};
+use tmws::cache::{CacheLimits, Invalidation, Lease, SecondLayer as _, Told, redis::Redis};
 
-use crate::redis_server::{LONG, PATIENCE, Server, WITHIN, client, key_in, until, works};
+use crate::redis_server::{LONG, PATIENCE, Server, WITHIN, client, client_with, key_in, until, works};
 
 /// How soon what a lost master held is served again.
 const RECOVERED: Duration = Duration::from_secs(15);
@@ -187,6 +187,42 @@ async fn a_cluster_that_loses_a_master_goes_on() {
     for (worst, calls, hits) in ended {
         assert!(worst < WORST && hits > 0 && calls > hits, "{worst:?}, {calls}, {hits}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_hangs_takes_no_other_with_it() {
+    let cluster = Cluster::start().await;
+    let (redis, breaker) = client_with(&cluster.url(), CacheLimits::default());
+    let redis = Arc::new(redis);
+    let projects: Vec<String> = (0..3).map(|index| cluster.project_of(index)).collect();
+    for project in &projects {
+        let key = key_in(project, "x");
+        until("all masters are used", async || works(&redis, &key).await).await;
+    }
+    let refused = breaker.counts().refused;
+    cluster.servers[1].pause();
+    let mut vain = tokio::task::JoinSet::new();
+    for number in 0..12 {
+        let (redis, key) = (Arc::clone(&redis), key_in(&projects[1], &format!("vain {number}")));
+        vain.spawn(async move { redis.get(&key, WITHIN).await });
+    }
+    assert!(vain.join_all().await.iter().all(Option::is_none));
+    let begun = Instant::now();
+    let mut served = 0;
+    while begun.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(redis.get(&key_in(&projects[1], "x"), WITHIN).await, None);
+        for index in [0, 2] {
+            let found = redis.get(&key_in(&projects[index], "x"), WITHIN).await;
+            assert!(found.is_some(), "the master {index} after {served}: {:?}", redis.told());
+            served += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    println!("a master hangs: {served} answers of the others; {:?}", breaker.counts());
+    let counts = breaker.counts();
+    assert_eq!((counts.opened, counts.refused), (0, refused), "the others are asked all the time");
+    cluster.servers[1].go_on();
+    until("it is used again", async || works(&redis, &key_in(&projects[1], "x")).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

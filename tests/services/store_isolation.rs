@@ -18,11 +18,12 @@ use crate::{
 };
 
 /// Tables of ours that hold what belongs to somebody, and the setting that opens each.
-const WALLED: [(&str, &str, &str); 6] = [
+const WALLED: [(&str, &str, &str); 7] = [
     ("memory", "reader", "tmws.readers"),
     ("memory_vector", "reader", "tmws.readers"),
     ("tombstone", "reader", "tmws.readers"),
     ("session", "realm", "tmws.realm"),
+    ("ended_session", "realm", "tmws.realm"),
     ("result", "realm", "tmws.realm"),
     ("task", "owner", "tmws.owner"),
 ];
@@ -51,6 +52,7 @@ async fn fill(store: &dyn Store) {
         let gone = store.remember(&scope, note(&format!("gone {project} {principal}")), at(1)).await.unwrap();
         store.forget(&scope, &[gone.memory.id], at(2)).await.unwrap();
         store.open_session(&scope, at(1)).await.unwrap();
+        store.end_session(&scope, &format!("{project} {principal}"), at(100), at(1)).await.unwrap();
         let result = StoredResult { pattern: "p@1".to_owned(), value: json!({"of": principal}) };
         store.put_result(&scope, result, at(1)).await.unwrap();
         let task = NewTask {

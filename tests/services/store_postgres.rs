@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
@@ -115,7 +115,9 @@ async fn every_way_in_that_is_shut_is_told_with_what_to_do() {
         (format!("{url}?sslmode=hunter2"), false, "no valid address"),
     ] {
         let error = refused(&url).await;
-        assert_eq!(matches!(error, StoreError::Unsuitable { .. }), permanent, "{error:?}");
+        let is_login = matches!(error, StoreError::LoginRefused { .. });
+        assert_eq!(is_login, says.contains("role"), "{error:?}");
+        assert_eq!(is_login || matches!(error, StoreError::Unsuitable { .. }), permanent, "{error:?}");
         assert_eq!(matches!(error, StoreError::Unavailable { .. }), !permanent, "{error:?}");
         assert!(error.to_string().contains(says), "{error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
@@ -358,7 +360,12 @@ async fn a_pool_that_is_used_up_is_told_and_recovers() {
         })
         .collect();
     until(&database, "active", "%", 2).await;
+    let (before, begun) = (store.load(), Instant::now());
     let error = store.check().await.unwrap_err();
+    let (after, waited) = (store.load(), begun.elapsed());
+    assert!(after.waits > before.waits, "{before:?}, {after:?}");
+    let more = after.waited.unwrap() - before.waited.unwrap();
+    assert!(more >= waited.mul_f64(0.9), "{more:?} of {waited:?}");
     let told = error.to_string();
     assert!(told.contains("limits.database_connections") && told.contains(&database.name), "{told}");
     other.close().await.unwrap();

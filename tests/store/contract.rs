@@ -900,6 +900,40 @@ pub(crate) async fn a_session_keeps_scratch_for_whom_it_was_opened(store: &dyn S
     unknown_handle(store.session_scratch(&a, &handle, at(5)).await);
 }
 
+pub(crate) async fn the_end_of_a_transports_session_is_noted_for_its_scope_until_it_expires(
+    store: &dyn Store,
+) {
+    let a = scope("a", "ann");
+    assert!(!store.is_session_ended(&a, "x 1", at(0)).await.unwrap());
+    store.end_session(&a, "x 1", at(10), at(0)).await.unwrap();
+    // Once more changes nothing.
+    store.end_session(&a, "x 1", at(90), at(1)).await.unwrap();
+    assert!(store.is_session_ended(&a, "x 1", at(9)).await.unwrap());
+    let other_agent = Scope::mint(a.project().clone(), "ann", "another", Some("one"));
+    assert!(store.is_session_ended(&other_agent, "x 1", at(9)).await.unwrap());
+    for (who, name, second) in [
+        (a.clone(), "x 1", 10),
+        (a.clone(), "x 2", 9),
+        (a.clone(), "", 9),
+        (scope("a", "bob"), "x 1", 9),
+        (scope("b", "ann"), "x 1", 9),
+        (scope("personal", "ann"), "x 1", 9),
+    ] {
+        assert!(!store.is_session_ended(&who, name, at(second)).await.unwrap(), "{name} at {second}");
+    }
+    // It is none of the sessions that patterns open.
+    unknown_handle(store.session_scratch(&a, "x 1", at(1)).await);
+    let max = i64::try_from(StoreLimits::default().handles_per_project_max).unwrap();
+    let b = scope("b", "ann");
+    let handle = store.open_session(&b, at(0)).await.unwrap();
+    for n in 0..=max {
+        store.end_session(&b, &format!("y {n}"), at(100 + n), at(1)).await.unwrap();
+    }
+    let is_ended = async |n: i64| store.is_session_ended(&b, &format!("y {n}"), at(2)).await.unwrap();
+    assert_eq!((is_ended(0).await, is_ended(1).await, is_ended(max).await), (false, true, true));
+    store.session_scratch(&b, &handle, at(2)).await.unwrap();
+}
+
 pub(crate) async fn a_session_ends_when_unused(store: &dyn Store) {
     let a = scope("a", "ann");
     let idle = i64::try_from(StoreLimits::default().session_idle.as_secs()).unwrap();
@@ -1150,6 +1184,7 @@ macro_rules! contract {
             export_after_an_unknown_or_foreign_id_is_refused_alike
             a_session_keeps_scratch_for_whom_it_was_opened
             a_session_ends_when_unused
+            the_end_of_a_transports_session_is_noted_for_its_scope_until_it_expires
             scratch_is_bounded
             a_result_stays_behind_its_handle_until_it_expires
             a_project_keeps_a_bounded_number_of_results_and_sessions

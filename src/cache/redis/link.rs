@@ -209,6 +209,9 @@ impl Node {
     /// Keeps its connections until it is dropped.
     pub(super) async fn keep(self: Arc<Self>, ways: Arc<Ways>, news: Arc<News>) {
         let mut pauses = PAUSES.build();
+        // What the log was told, until it is over.
+        let mut logged: Option<Trouble> = None;
+        let server = self.place.to_string();
         loop {
             let begun = Instant::now();
             let made = timeout(CONNECT_MAX, self.pair(&ways, &news)).await.unwrap_or(Err(Trouble::Silent));
@@ -223,12 +226,16 @@ impl Node {
                         Some(Live { connection, number, lost });
                     self.set_trouble(None);
                     self.have_tried();
+                    if logged.take().is_some() {
+                        tracing::info!(server, "a Redis of the cache works again");
+                    }
                     let trouble = self.listen(pair).await;
                     *self.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     // A doubt has said more.
                     if self.trouble().is_none() {
                         self.set_trouble(Some(trouble));
                     }
+                    tell_of(&server, self.trouble().unwrap_or(trouble), &mut logged);
                     news.everything();
                     news.changed.notify_one();
                     if begun.elapsed() > PULSE {
@@ -239,6 +246,7 @@ impl Node {
                 Err(trouble) => {
                     self.set_trouble(Some(trouble));
                     self.have_tried();
+                    tell_of(&server, trouble, &mut logged);
                     news.changed.notify_one();
                     if trouble.is_lasting() { Some(LASTING_PAUSE) } else { pauses.next() }
                 }
@@ -300,5 +308,13 @@ impl Node {
                 }
             }
         }
+    }
+}
+
+/// Tells the log of what is wrong with a server: when it begins, and when it turns into what somebody has to mend.
+fn tell_of(server: &str, trouble: Trouble, logged: &mut Option<Trouble>) {
+    if logged.is_none_or(|known| known != trouble && trouble.is_lasting()) {
+        tracing::warn!(server, reason = %trouble, "a Redis of the cache cannot be used; calls go on without it");
+        *logged = Some(trouble);
     }
 }

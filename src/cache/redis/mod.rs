@@ -16,7 +16,7 @@ mod url;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -40,8 +40,9 @@ use self::{
 };
 use super::{CacheLimits, Invalidation, Key, Lease, SecondLayer, Told};
 use crate::{
+    cache::REDIS_NOTE,
     hex::hex,
-    resilience::{Breaker, Permit},
+    resilience::{self, Breaker, Permit},
 };
 
 pub use url::RedisUrl;
@@ -56,6 +57,14 @@ const ANSWER_MAX: Duration = Duration::from_millis(100);
 const ENOUGH: Duration = Duration::from_millis(75);
 /// For so long after its end a lease that nobody else took still lets its holder put.
 const LEASE_KEPT: Duration = Duration::from_mins(1);
+/// For so long after there was no room for an entry that is told of, unless another one is kept before.
+const FULL_FOR: Duration = Duration::from_secs(30);
+/// For so long a refusal is told of, unless a command is answered before.
+const REFUSED_FOR: Duration = Duration::from_mins(5);
+/// No more often than this the log says that commands are refused.
+const LOG_AGAIN: Duration = Duration::from_mins(1);
+/// What was refused is over when nothing was for so long.
+const CALM: Duration = Duration::from_secs(1);
 
 /// What was done since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +89,29 @@ pub struct RedisFigures {
     pub connected: u64,
 }
 
+/// What was answered of one operation; a failure that the server tells of is an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// Answers.
+    pub count: u64,
+    /// How long they took, from the command being sent, together.
+    pub waited: Duration,
+}
+
+/// What the cache does with its second layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Get,
+    Put,
+    Lease,
+    GiveBack,
+}
+
+impl Operation {
+    /// The labels, in the order of the variants.
+    const LABELS: [&str; 4] = ["get", "put", "lease", "give_back"];
+}
+
 #[derive(Default)]
 struct Counts {
     commands: AtomicU64,
@@ -87,6 +119,8 @@ struct Counts {
     timeouts: AtomicU64,
     skipped: AtomicU64,
     waited_us: AtomicU64,
+    /// Answers by operation, and their microseconds.
+    answered: [(AtomicU64, AtomicU64); Operation::LABELS.len()],
 }
 
 /// Answers in Redis.
@@ -100,10 +134,53 @@ pub struct Redis {
     tried: watch::Sender<bool>,
     keeper: Mutex<Keeping>,
     is_started: AtomicBool,
-    /// What the last command said of the server.
-    trouble: Mutex<Option<Trouble>>,
-    is_full: AtomicBool,
+    said: Mutex<Said>,
     counts: Counts,
+}
+
+/// What commands say of servers that answer. What connections say is theirs to tell.
+#[derive(Debug, Default)]
+struct Said {
+    /// What the last one was refused for, and when.
+    refused: Option<(Trouble, Instant)>,
+    /// When there was no room for an entry.
+    full: Option<Instant>,
+    /// When anything was refused last, and when the log was told; until that is over.
+    logged: Option<(Instant, Instant)>,
+}
+
+impl Said {
+    fn refuse(&mut self, trouble: Trouble, now: Instant) {
+        if trouble == Trouble::Full {
+            self.full = Some(now);
+        } else {
+            self.refused = Some((trouble, now));
+        }
+        let told = match self.logged {
+            Some((_, told)) if now.saturating_duration_since(told) < LOG_AGAIN => told,
+            _ => {
+                tracing::warn!(reason = %trouble, "Redis refuses commands of the cache");
+                now
+            }
+        };
+        self.logged = Some((now, told));
+    }
+
+    fn answer(&mut self, now: Instant) {
+        self.refused = None;
+        let Some((last, _)) = self.logged else { return };
+        if self.trouble(now).is_none() && now.saturating_duration_since(last) >= CALM {
+            self.logged = None;
+            tracing::info!("Redis takes the commands of the cache again");
+        }
+    }
+
+    /// What is told of at `now`.
+    fn trouble(&self, now: Instant) -> Option<Trouble> {
+        let is_since = |at: Instant, long: Duration| now.saturating_duration_since(at) < long;
+        let refused = self.refused.filter(|(_, at)| is_since(*at, REFUSED_FOR)).map(|(trouble, _)| trouble);
+        refused.or_else(|| self.full.filter(|at| is_since(*at, FULL_FOR)).map(|_| Trouble::Full))
+    }
 }
 
 enum Keeping {
@@ -124,8 +201,11 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn answered(&mut self) -> Permit<'a> {
+    fn answered(&mut self, operation: Operation) -> Permit<'a> {
         self.redis.waited(self.sent);
+        let (count, waited_us) = &self.redis.counts.answered[operation as usize];
+        count.fetch_add(1, Ordering::Relaxed);
+        waited_us.fetch_add(self.sent.elapsed().as_micros() as u64, Ordering::Relaxed);
         self.permit.take().expect("an answer comes once")
     }
 }
@@ -136,8 +216,9 @@ impl Drop for Asked<'_> {
         self.redis.waited(self.sent);
         self.redis.counts.timeouts.fetch_add(1, Ordering::Relaxed);
         self.redis.counts.failures.fetch_add(1, Ordering::Relaxed);
+        note("slow");
         if self.sent.elapsed() >= ENOUGH {
-            permit.fail(Instant::now(), None);
+            self.redis.blame(permit, &self.node);
             self.node.doubt(&self.live, Trouble::Silent);
         }
     }
@@ -164,8 +245,7 @@ impl Redis {
             tried: watch::Sender::new(false),
             keeper: Mutex::new(Keeping::Unused),
             is_started: AtomicBool::new(false),
-            trouble: Mutex::default(),
-            is_full: AtomicBool::new(false),
+            said: Mutex::default(),
             counts: Counts::default(),
         }
     }
@@ -187,6 +267,24 @@ impl Redis {
             nodes: map.nodes().count() as u64,
             connected: map.nodes().filter(|node| node.is_live()).count() as u64,
         }
+    }
+
+    /// What was answered, by operation.
+    #[must_use]
+    pub fn answered(&self) -> [(&'static str, Answered); 4] {
+        let mut counts = self.counts.answered.iter();
+        Operation::LABELS.map(|operation| {
+            let answered = counts.next().map(|(count, waited_us)| Answered {
+                count: count.load(Ordering::Relaxed),
+                waited: Duration::from_micros(waited_us.load(Ordering::Relaxed)),
+            });
+            (operation, answered.unwrap_or_default())
+        })
+    }
+
+    /// Connects now, as the first use would, without waiting. In a runtime.
+    pub fn begin(&self) {
+        self.start();
     }
 
     /// Connects now, as the first use would, and waits until every server was tried; how it stands then.
@@ -231,16 +329,22 @@ impl Redis {
     }
 
     /// Sends `command` to the server of `key`.
-    async fn run<T: FromRedisValue>(&self, key: &Key, command: &Cmd, within: Duration) -> Outcome<T> {
+    async fn run<T: FromRedisValue>(
+        &self,
+        operation: Operation,
+        key: &Key,
+        command: &Cmd,
+        within: Duration,
+    ) -> Outcome<T> {
         let began = tokio::time::Instant::now();
-        let Ok(permit) = self.breaker.admit(Instant::now()) else { return self.skip() };
+        let Ok(permit) = self.breaker.admit(Instant::now()) else { return self.skip("open") };
         let node = self.node(key, began + within.min(CONNECT_MAX)).await;
         let Some((node, live)) = node.and_then(|node| node.live().map(|live| (node, live))) else {
             // Others may work; then the breaker is none of this one's.
             if !self.map().nodes().any(|node| node.is_live()) {
                 permit.fail(Instant::now(), None);
             }
-            return self.skip();
+            return self.skip("failed");
         };
         let sent = tokio::time::Instant::now();
         let patience = within.saturating_sub(sent - began).min(ANSWER_MAX);
@@ -250,11 +354,11 @@ impl Redis {
         let answer = timeout_at(sent + patience, command.query_async::<T>(&mut connection)).await;
         // Unanswered it ends as what was asked in vain.
         let Ok(answer) = answer else { return Outcome::Failed };
-        let permit = asked.answered();
+        let permit = asked.answered(operation);
         match answer {
             Ok(answer) => {
                 permit.succeed();
-                self.say(None);
+                self.said().answer(Instant::now());
                 Outcome::Answer(answer)
             }
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -263,7 +367,7 @@ impl Redis {
             }
             Err(error) => {
                 let trouble = Trouble::of(&error);
-                self.fail(permit, trouble);
+                self.fail(permit, trouble, &asked.node);
                 if let Some(trouble) = trouble
                     && trouble.ends_connection()
                 {
@@ -274,7 +378,8 @@ impl Redis {
         }
     }
 
-    fn skip<T>(&self) -> Outcome<T> {
+    fn skip<T>(&self, how: &str) -> Outcome<T> {
+        note(how);
         self.counts.skipped.fetch_add(1, Ordering::Relaxed);
         Outcome::Failed
     }
@@ -283,34 +388,46 @@ impl Redis {
         self.counts.waited_us.fetch_add(since.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
 
+    /// A server failed: where others work, that is no reason to ask none of them.
+    fn blame(&self, permit: Permit<'_>, node: &Arc<Node>) {
+        if self.map().nodes().any(|other| other.is_live() && !Arc::ptr_eq(other, node)) {
+            drop(permit);
+        } else {
+            permit.fail(Instant::now(), None);
+        }
+    }
+
     /// Takes note of an error that the server answered.
-    fn fail(&self, permit: Permit<'_>, trouble: Option<Trouble>) {
+    fn fail(&self, permit: Permit<'_>, trouble: Option<Trouble>, node: &Arc<Node>) {
         self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        note(if trouble == Some(Trouble::Full) { "full" } else { "failed" });
         match trouble {
             // It concerns this command alone, or what is there to do with it; the server works.
             None => permit.succeed(),
             Some(Trouble::Full) => {
                 permit.succeed();
-                self.is_full.store(true, Ordering::Relaxed);
+                self.said().refuse(Trouble::Full, Instant::now());
             }
             // Some keys only, and it passes.
-            Some(Trouble::Clustered | Trouble::ClusterDown) => {
+            Some(trouble @ (Trouble::Clustered | Trouble::ClusterDown)) => {
                 drop(permit);
                 let is_cluster = self.url.kind == Kind::Cluster;
-                self.say(if is_cluster { Some(Trouble::ClusterDown) } else { trouble });
+                let trouble = if is_cluster { Trouble::ClusterDown } else { trouble };
+                self.said().refuse(trouble, Instant::now());
                 self.news.changed.notify_one();
             }
-            Some(_) => {
-                permit.fail(Instant::now(), None);
-                self.say(trouble);
+            Some(trouble) => {
+                self.blame(permit, node);
+                if !trouble.ends_connection() {
+                    self.said().refuse(trouble, Instant::now());
+                }
                 self.news.changed.notify_one();
             }
         }
     }
 
-    fn say(&self, trouble: Option<Trouble>) {
-        let mut last = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = trouble;
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs a script, by its hash where the server knows it.
@@ -322,11 +439,11 @@ impl Redis {
         arguments: &[&[u8]],
         within: Duration,
     ) -> Option<u64> {
-        let began = Instant::now();
-        let mut outcome = self.run(key, &procedure.command(false, keys, arguments), within).await;
+        let (began, operation) = (Instant::now(), procedure.operation());
+        let mut outcome = self.run(operation, key, &procedure.command(false, keys, arguments), within).await;
         if matches!(outcome, Outcome::NoScript) {
             let rest = within.saturating_sub(began.elapsed());
-            outcome = self.run(key, &procedure.command(true, keys, arguments), rest).await;
+            outcome = self.run(operation, key, &procedure.command(true, keys, arguments), rest).await;
         }
         match outcome {
             Outcome::Answer(number) => Some(number),
@@ -341,7 +458,7 @@ impl SecondLayer for Redis {
         // What others put there may be longer than anything of ours, and is not to be taken in.
         let mut command = cmd("GETRANGE");
         command.arg(entry_key(key)).arg(0).arg(self.value_bytes_max);
-        match self.run::<Vec<u8>>(key, &command, within).await {
+        match self.run::<Vec<u8>>(Operation::Get, key, &command, within).await {
             Outcome::Answer(bytes) if !bytes.is_empty() && bytes.len() <= self.value_bytes_max => Some(bytes),
             _ => None,
         }
@@ -369,10 +486,10 @@ impl SecondLayer for Redis {
         } else {
             let mut command = cmd("SET");
             command.arg(entry).arg(bytes).arg("PX").arg(life);
-            matches!(self.run::<()>(key, &command, within).await, Outcome::Answer(()))
+            matches!(self.run::<()>(Operation::Put, key, &command, within).await, Outcome::Answer(()))
         };
         if is_kept {
-            self.is_full.store(false, Ordering::Relaxed);
+            self.said().full = None;
         }
         is_kept
     }
@@ -402,9 +519,7 @@ impl SecondLayer for Redis {
         if !*self.tried.borrow() {
             return Told::Unused;
         }
-        let said = *self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = self.is_full.load(Ordering::Relaxed).then_some(Trouble::Full);
-        match self.map().trouble().or(said).or(full) {
+        match self.map().trouble().or_else(|| self.said().trouble(Instant::now())) {
             None => Told::Well,
             Some(trouble) => Told::Ailing(trouble.to_string()),
         }
@@ -428,6 +543,11 @@ impl fmt::Debug for Redis {
     }
 }
 
+/// Tells the call that is served how Redis failed it.
+fn note(how: &str) {
+    resilience::note(format!("{REDIS_NOTE}{how}"));
+}
+
 /// Where an entry lies. The project is the key's hash tag.
 fn entry_key(key: &Key) -> String {
     format!("{PREFIX}{{{}}}:{}", key.project(), hex(key.digest()))
@@ -444,3 +564,24 @@ fn milliseconds(duration: Duration) -> u64 {
 
 /// Ten years: sums with the time stay exact in a script's numbers.
 const LIFE_MAX_MS: u64 = 10 * 366 * 24 * 60 * 60 * 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_told_of_until_it_is_over_or_nobody_knows_any_more() {
+        let (mut said, now) = (Said::default(), Instant::now());
+        said.refuse(Trouble::Full, now);
+        assert_eq!(said.trouble(now + FULL_FOR / 2), Some(Trouble::Full));
+        said.answer(now);
+        assert_eq!(said.trouble(now), Some(Trouble::Full), "a full Redis answers");
+        assert_eq!(said.trouble(now + FULL_FOR), None);
+        said.refuse(Trouble::Forbidden, now);
+        assert_eq!(said.trouble(now + FULL_FOR), Some(Trouble::Forbidden));
+        assert_eq!(said.trouble(now + REFUSED_FOR), None);
+        said.answer(now + FULL_FOR);
+        assert_eq!(said.trouble(now + FULL_FOR), None);
+        assert!(said.logged.is_none(), "the log is told of the next one");
+    }
+}

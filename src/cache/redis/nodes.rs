@@ -29,6 +29,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// After a sign that something changed.
 const SOON: Duration = Duration::from_millis(50);
 
+/// Who failed to tell so often in a row is told of in the log: one of them may be gone while others know.
+const VAIN_MAX: u32 = 3;
+
 /// Slots, the first and the last, and who holds them.
 type Range = (u16, u16, Arc<Node>);
 
@@ -103,11 +106,22 @@ impl Keeper {
     pub(super) async fn keep(mut self) {
         self.ways.prepare().await;
         let mut pauses = PAUSES.build();
+        let mut vain = 0_u32;
         loop {
             let found = self.find().await;
             let is_well = match found {
-                Ok(ranges) => self.use_only(ranges).await,
+                Ok(ranges) => {
+                    if vain >= VAIN_MAX {
+                        tracing::info!("it is known again which servers of Redis hold the cache");
+                    }
+                    vain = 0;
+                    self.use_only(ranges).await
+                }
                 Err(trouble) => {
+                    vain = vain.saturating_add(1);
+                    if vain == VAIN_MAX {
+                        tracing::warn!(reason = %trouble, "nobody tells which servers of Redis hold the cache");
+                    }
                     self.asked = None;
                     self.next += 1;
                     let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
@@ -163,6 +177,10 @@ impl Keeper {
             old.ranges.len() == ranges.len() && old.ranges.iter().zip(&ranges).all(alike)
         };
         if !is_same {
+            if self.url.kind != Kind::Single {
+                let servers: Vec<String> = self.kept.keys().map(ToString::to_string).collect();
+                tracing::info!(servers = servers.join(","), "these servers of Redis hold the cache now");
+            }
             let map = Arc::new(Map { ranges, trouble: Some(Trouble::ClusterDown) });
             *self.map.write().unwrap_or_else(PoisonError::into_inner) = map;
             // A server that is left tells no more of what it held.

@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
+use super::Operation;
+
 /// `KEYS` lease; `ARGV` length and rest of its life, both in ms. The number, or 0: somebody holds it.
 const TAKE: &str = "
 local t = redis.call('TIME')
@@ -54,6 +56,15 @@ pub(super) enum Procedure {
 }
 
 impl Procedure {
+    /// What it is for.
+    pub(super) const fn operation(self) -> Operation {
+        match self {
+            Self::Take => Operation::Lease,
+            Self::Put => Operation::Put,
+            Self::GiveBack => Operation::GiveBack,
+        }
+    }
+
     /// What is sent: by its hash, or wholly, where the server does not know it.
     pub(super) fn command(self, whole: bool, keys: &[&str], arguments: &[&[u8]]) -> redis::Cmd {
         let mut command = if whole { redis::cmd("EVAL") } else { redis::cmd("EVALSHA") };

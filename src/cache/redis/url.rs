@@ -31,6 +31,12 @@ pub(super) struct Place {
     pub(super) port: u16,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
 /// How the servers are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {

@@ -227,7 +227,7 @@ impl Provider {
 
 fn tell(entry: Entry<'_>, failure: &Failure) {
     if failure.is_its_fault {
-        entry.fail(failure.pause);
+        entry.fail(failure.pause, &failure.error.message);
     } else {
         entry.give_up();
     }

@@ -184,7 +184,7 @@ impl Way<'_> {
             let result = fetching.await;
             let again = match &result {
                 Ok(fetched) if matches!(fetched.status, 502..=504) => {
-                    entry.fail(None);
+                    entry.fail(None, "it answered 502, 503 or 504");
                     fetched.retry_after.filter(|_| fetched.status == 503)
                 }
                 Ok(_) => {
@@ -194,7 +194,7 @@ impl Way<'_> {
                 // It was not asked: its address may not be reached.
                 Err(error) if error.kind == ErrorKind::Denied => None,
                 Err(_) => {
-                    entry.fail(None);
+                    entry.fail(None, "it was not reached, or did not answer");
                     (!is_connected).then_some(Duration::ZERO)
                 }
             };

@@ -248,6 +248,7 @@ impl From<StoreError> for StepError {
             | StoreError::Corrupt { .. }
             | StoreError::NewerVersion { .. }
             | StoreError::Unsuitable { .. }
+            | StoreError::LoginRefused { .. }
             | StoreError::DiskFull { .. }
             | StoreError::Unavailable { .. } => ErrorKind::StoreUnavailable,
             StoreError::Internal(source) => {

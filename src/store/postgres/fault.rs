@@ -81,10 +81,12 @@ fn of_state(place: &Place, database: &dyn DatabaseError, error: &sqlx::Error) ->
         ("53200", _) => say("is out of memory; try again, or ask for less"),
         ("25006", _) => StoreError::ReadOnly { place: place.clone() },
         ("3D000", _) => unsuitable(place, "there is no such database; make it, or correct TMWS_DATABASE_URL"),
-        (_, "28") => unsuitable(
-            place,
-            "it refuses the role or its password; correct TMWS_DATABASE_URL (or ~/.pgpass), or pg_hba.conf of the server",
-        ),
+        (_, "28") => StoreError::LoginRefused {
+            place: place.clone(),
+            reason: "it refuses the role or its password; correct TMWS_DATABASE_URL (or ~/.pgpass), or pg_hba.conf of \
+                     the server"
+                .to_owned(),
+        },
         ("42501", _) => {
             tracing::error!(%place, error = database.message(), "the role may not");
             unsuitable(

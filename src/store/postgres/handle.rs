@@ -194,6 +194,65 @@ impl Write for CloseSession {
     }
 }
 
+/// Notes that a session of a transport was ended.
+pub(super) struct EndSession {
+    pub(super) bound: Bound,
+    pub(super) expires: Timestamp,
+    pub(super) limits: StoreLimits,
+    pub(super) now: Timestamp,
+}
+
+#[async_trait]
+impl Write for EndSession {
+    type Output = ();
+
+    async fn apply(&self, tx: &mut PgConnection) -> Result<(), Fault> {
+        let view = &self.bound.view;
+        take_turn(tx, &view.realm).await?;
+        sqlx::query("SELECT tmws.purge_ended_session($1, $2)")
+            .bind(self.now.as_microsecond())
+            .bind(CLEARED_MAX)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query(
+            "INSERT INTO tmws.ended_session (name_hash, realm, principal, expires) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (name_hash) DO NOTHING",
+        )
+        .bind(&self.bound.hash)
+        .bind(&view.realm)
+        .bind(&view.principal)
+        .bind(self.expires.as_microsecond())
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "DELETE FROM tmws.ended_session WHERE name_hash <> $3 AND name_hash IN (SELECT name_hash \
+             FROM tmws.ended_session WHERE realm = $1 ORDER BY expires DESC OFFSET $2)",
+        )
+        .bind(&view.realm)
+        .bind(i64::try_from(self.limits.handles_per_project_max).unwrap_or(i64::MAX))
+        .bind(&self.bound.hash)
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Whether that was noted.
+pub(super) async fn is_ended(database: &Database, bound: &Bound, now: Timestamp) -> Result<bool, StoreError> {
+    let mut tx = database.read(&bound.view).await?;
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM tmws.ended_session \
+         WHERE name_hash = $1 AND realm = $2 AND principal = $3 AND expires > $4)",
+    )
+    .bind(&bound.hash)
+    .bind(&bound.view.realm)
+    .bind(&bound.view.principal)
+    .bind(now.as_microsecond())
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(|error| database.told(error))
+}
+
 /// Keeps a result.
 pub(super) struct PutResult {
     pub(super) bound: Bound,

@@ -94,10 +94,13 @@ async fn read(database: &Database, asked: &[Asked]) -> Result<HashMap<String, i6
     let mut audiences: Vec<&str> = asked.iter().flat_map(Asked::audiences).map(String::as_str).collect();
     audiences.sort_unstable();
     audiences.dedup();
-    let ask = || {
+    let audiences = &audiences;
+    let ask = || async move {
+        let mut connection = database.waits.acquire(&database.pool).await?;
         sqlx::query_as("SELECT audience, value FROM tmws.generation WHERE audience = ANY ($1)")
-            .bind(&audiences)
-            .fetch_all(&database.pool)
+            .bind(audiences)
+            .fetch_all(&mut *connection)
+            .await
     };
     let rows: Vec<(String, i64)> = database.on_a_live_one(ask).await?;
     Ok(rows.into_iter().collect())

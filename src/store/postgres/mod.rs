@@ -300,6 +300,23 @@ impl Store for PostgresStore {
         self.database().write(&view, handle::CloseSession { bound, limits: self.limits(), now }).await
     }
 
+    async fn end_session(
+        &self,
+        scope: &Scope,
+        name: &str,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let view = View::of(scope);
+        let bound = Bound { view: view.clone(), hash: id::handle_hash(name) };
+        self.database().write(&view, handle::EndSession { bound, expires, limits: self.limits(), now }).await
+    }
+
+    async fn is_session_ended(&self, scope: &Scope, name: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let bound = Bound { view: View::of(scope), hash: id::handle_hash(name) };
+        handle::is_ended(self.database(), &bound, now).await
+    }
+
     async fn put_result(
         &self,
         scope: &Scope,
@@ -382,7 +399,8 @@ impl Store for PostgresStore {
     }
 
     fn load(&self) -> StoreLoad {
-        StoreLoad::of_pool(&self.database().pool)
+        let Database { pool, waits, .. } = &**self.database();
+        StoreLoad::of_pool(pool, waits).with_embedding(self.shared.models.progress())
     }
 
     async fn state_key(&self) -> Result<[u8; 32], StoreError> {

@@ -11,6 +11,7 @@ use super::fault::{Fault, classify, closed, is_lost, is_transient, unavailable};
 use crate::store::{
     Place, StoreError, id,
     view::{self, View},
+    waits::Waits,
 };
 
 /// Tries of one write that others keep ending, the first included.
@@ -24,6 +25,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// A pool of connections and where they lead.
 pub(super) struct Database {
     pub(super) pool: PgPool,
+    pub(super) waits: Waits,
     pub(super) place: Place,
 }
 
@@ -106,7 +108,15 @@ impl Database {
     }
 
     async fn begin(&self, mode: &str, plan: &str, wall: Wall) -> Result<PgTransaction<'static>, StoreError> {
-        self.on_a_live_one(|| self.pool.begin_with(wall.begin(mode, plan))).await
+        let begin = || {
+            let statements = wall.begin(mode, plan);
+            async move {
+                // The beginning is part of the wait: it is in one with the connection.
+                let _waiting = self.waits.begin(&self.pool);
+                self.pool.begin_with(statements).await
+            }
+        };
+        self.on_a_live_one(begin).await
     }
 
     /// What `ask` gives, which takes a connection of the pool and changes nothing: asked on another one where the one at
@@ -142,7 +152,7 @@ impl Database {
     }
 
     async fn acquire(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        self.pool.acquire().await.map_err(|error| self.told(error))
+        self.waits.acquire(&self.pool).await.map_err(|error| self.told(error))
     }
 
     async fn write_on<W: Write>(

@@ -22,7 +22,7 @@ use crate::{
     store::{
         MemoryFilter, StoreError,
         fuse::Near,
-        reembed::{Reembedding, Unembedded, VectorTable},
+        reembed::{Progress, Reembedding, Unembedded, VectorTable},
         view::View,
     },
 };
@@ -49,6 +49,8 @@ const USE_GRAIN_MICROSECONDS: i64 = 3_600 * 1_000_000;
 pub(super) struct Models {
     /// The last one used, and its row.
     known: Mutex<Option<(Identity, i32)>>,
+    /// Held by the one who makes a row.
+    registering: tokio::sync::Mutex<()>,
     reembedding: OnceLock<Reembedding>,
 }
 
@@ -65,6 +67,11 @@ impl Models {
         if let Some(reembedding) = self.reembedding.get() {
             reembedding.wake();
         }
+    }
+
+    /// What it did so far.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        self.reembedding.get().and_then(Reembedding::progress)
     }
 
     pub(super) fn end(&self) {
@@ -96,6 +103,11 @@ impl Models {
 
     /// The model's row, made with its index where there is none.
     async fn row(&self, shared: &Shared, model: &Identity) -> Result<i32, StoreError> {
+        if let Some(row) = self.find(shared, model).await? {
+            return Ok(row);
+        }
+        // One connection beyond the pool's at a time, whoever else stores the first memory of a model.
+        let _registering = self.registering.lock().await;
         if let Some(row) = self.find(shared, model).await? {
             return Ok(row);
         }
@@ -450,6 +462,22 @@ impl VectorTable for Shared {
             rows?.iter().map(each).collect()
         };
         read().map_err(|error| self.database.told(error))
+    }
+
+    async fn count_unembedded(&self, model: &Identity, after: i64) -> Result<u64, StoreError> {
+        let mut tx = self.database.read(Wall::Whole).await?;
+        let found: Result<i64, _> = sqlx::query_scalar(
+            "SELECT count(*) FROM tmws.memory m WHERE m.seq > $1 AND NOT EXISTS \
+             (SELECT FROM tmws.memory_vector v JOIN tmws.embedding_model e ON e.id = v.model \
+             WHERE v.seq = m.seq AND e.name = $2 AND e.dimension = $3 AND e.hash = $4)",
+        )
+        .bind(after)
+        .bind(&*model.name)
+        .bind(count(model.dimension))
+        .bind(&*model.hash)
+        .fetch_one(&mut *tx)
+        .await;
+        Ok(u64::try_from(found.map_err(|error| self.database.told(error))?).unwrap_or(0))
     }
 
     async fn put_vectors(

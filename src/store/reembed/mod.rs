@@ -5,7 +5,10 @@
 mod work;
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -40,6 +43,9 @@ pub(super) trait VectorTable: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Unembedded>, StoreError>;
 
+    /// How many memories with a number above `after` have no vector of `model`. As dear as reading them all.
+    async fn count_unembedded(&self, model: &Identity, after: i64) -> Result<u64, StoreError>;
+
     /// Keeps vectors, one a number, and the model's row where there is none, used at `now`. How many are new: a memory
     /// that is gone, or that somebody else has given its vector, is passed over.
     async fn put_vectors(
@@ -57,6 +63,50 @@ pub(super) trait VectorTable: Send + Sync + 'static {
     /// of such models that have none left. How many vectors went; fewer than `limit`: that is all.
     async fn prune(&self, model: &Identity, unused_since: Timestamp, limit: usize)
     -> Result<u64, StoreError>;
+}
+
+/// What was done so far, by one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Memories that got their vector.
+    pub(super) embedded: u64,
+    /// Memories without one, as last counted; `None` before the first look.
+    pub(super) unembedded: Option<u64>,
+}
+
+/// The same, counted by the task.
+struct Counts {
+    embedded: AtomicU64,
+    /// `u64::MAX`: nobody has looked yet.
+    unembedded: AtomicU64,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { embedded: AtomicU64::new(0), unembedded: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Counts {
+    /// So many have none.
+    fn find(&self, count: u64) {
+        self.unembedded.store(count, Ordering::Relaxed);
+    }
+
+    /// `done` of them have one now, `new` of these from us. Only the task writes.
+    fn embed(&self, done: u64, new: u64) {
+        self.embedded.fetch_add(new, Ordering::Relaxed);
+        let left = self.unembedded.load(Ordering::Relaxed);
+        self.unembedded.store(left.saturating_sub(done), Ordering::Relaxed);
+    }
+
+    fn progress(&self) -> Progress {
+        let unembedded = self.unembedded.load(Ordering::Relaxed);
+        Progress {
+            embedded: self.embedded.load(Ordering::Relaxed),
+            unembedded: (unembedded != u64::MAX).then_some(unembedded),
+        }
+    }
 }
 
 /// How long everything takes, at least or at most.
@@ -104,6 +154,7 @@ impl Default for Pace {
 /// The background embedder of an open store. It ends when this is dropped, or the store is.
 pub(super) struct Reembedding {
     woken: Arc<Notify>,
+    counts: Arc<Counts>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -115,15 +166,22 @@ impl Reembedding {
     }
 
     fn paced(table: Weak<dyn VectorTable>, embeddings: Arc<Embeddings>, pace: Pace) -> Self {
-        let woken = Arc::new(Notify::new());
-        let task = (!embeddings.is_off())
-            .then(|| tokio::spawn(Work::new(table, embeddings, Arc::clone(&woken), pace).run()));
-        Self { woken, task }
+        let (woken, counts) = (Arc::new(Notify::new()), Arc::<Counts>::default());
+        let task = (!embeddings.is_off()).then(|| {
+            let (woken, counts) = (Arc::clone(&woken), Arc::clone(&counts));
+            tokio::spawn(Work::new(table, embeddings, woken, counts, pace).run())
+        });
+        Self { woken, counts, task }
     }
 
     /// Says that a memory was stored without a vector. Cheap.
     pub(super) fn wake(&self) {
         self.woken.notify_one();
+    }
+
+    /// What it did; `None` where there is nothing to do, because vectors are switched off.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        self.task.as_ref().map(|_| self.counts.progress())
     }
 
     /// Stops it where it is, within milliseconds: a page that was not kept is done again by whoever comes next.

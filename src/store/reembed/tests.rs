@@ -104,6 +104,14 @@ impl VectorTable for Double {
             .collect())
     }
 
+    async fn count_unembedded(&self, model: &Identity, after: i64) -> Result<u64, StoreError> {
+        self.called()?;
+        let rows = &*self.rows.lock().unwrap();
+        let done = rows.vectors.get(&*model.hash);
+        let without = |seq: &&i64| done.is_none_or(|done| !done.contains_key(seq));
+        Ok(rows.memories.range(after + 1..).map(|(seq, _)| seq).filter(without).count() as u64)
+    }
+
     async fn put_vectors(
         &self,
         model: &Identity,
@@ -207,6 +215,46 @@ async fn every_memory_gets_the_vector_of_its_own_content() {
     let content = double.rows.lock().unwrap().memories[&77].clone();
     let expected = Embeddings::builtin().embed(vec![content]).await.unwrap().vectors.remove(0);
     assert_eq!(double.rows.lock().unwrap().vectors[&model][&77], expected);
+}
+
+#[tokio::test]
+async fn it_tells_how_far_it_is() {
+    let double = Double::with(150);
+    let (model, taken) = (builtin().await, Arc::new(AtomicUsize::new(0)));
+    let hash = model.clone();
+    // Somebody else is quicker with one memory of the first page.
+    *double.meanwhile.lock().unwrap() = Some(Box::new(move |rows, seqs| {
+        if taken.fetch_add(1, Ordering::SeqCst) == 0 {
+            rows.vectors.entry(hash.clone()).or_default().insert(seqs[0], vec![1.0]);
+        }
+    }));
+    let embedder = start(&double, Embeddings::builtin(), Pace { settle: SOON, ..quick() });
+    assert_eq!(embedder.progress(), Some(Progress { embedded: 0, unembedded: None }));
+    embedder.wake();
+    let mut told = Vec::new();
+    timeout(SOON, async {
+        loop {
+            let progress = embedder.progress().unwrap();
+            if told.last() != Some(&progress) {
+                told.push(progress);
+            }
+            if double.rows.lock().unwrap().is_noted && progress.unembedded == Some(0) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it ends");
+    let counts: Vec<(u64, u64)> =
+        told.iter().filter_map(|progress| Some((progress.embedded, progress.unembedded?))).collect();
+    assert_eq!(counts.last(), Some(&(149, 0)), "{counts:?}");
+    assert!(counts.len() > 1, "{counts:?}");
+    // One of them was somebody else's.
+    let is_whole = |(embedded, left): &(u64, u64)| (149..=150).contains(&(embedded + left));
+    assert!(counts.iter().all(is_whole), "{counts:?}");
+    let off = start(&double, Embeddings::none(), quick());
+    assert_eq!(off.progress(), None);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Pace, VectorTable};
+use super::{Counts, Pace, VectorTable};
 use crate::{
     embedding::{EmbeddingError, Embeddings, Identity},
     store::StoreError,
@@ -53,6 +53,7 @@ pub(super) struct Work {
     table: Weak<dyn VectorTable>,
     embeddings: Arc<Embeddings>,
     woken: Arc<Notify>,
+    counts: Arc<Counts>,
     pace: Pace,
     /// Up to here everything has a vector, as far as was seen.
     settled: i64,
@@ -65,9 +66,10 @@ impl Work {
         table: Weak<dyn VectorTable>,
         embeddings: Arc<Embeddings>,
         woken: Arc<Notify>,
+        counts: Arc<Counts>,
         pace: Pace,
     ) -> Self {
-        Self { table, embeddings, woken, pace, settled: 0, whole: None }
+        Self { table, embeddings, woken, counts, pace, settled: 0, whole: None }
     }
 
     /// Until the store is gone.
@@ -109,6 +111,7 @@ impl Work {
     async fn pass(&mut self) -> Result<(), Trouble> {
         let newest = self.table()?.newest().await?;
         if newest == 0 {
+            self.counts.find(0);
             return Ok(());
         }
         let model = self.embeddings.identity().await?;
@@ -120,6 +123,14 @@ impl Work {
             let page = self.table()?.unembedded(&model, after, PAGE).await?;
             let Some(last) = page.last().map(|memory| memory.seq) else { break };
             let is_full = page.len() == PAGE;
+            if account.is_none() {
+                let count = if is_full {
+                    self.table()?.count_unembedded(&model, after).await?
+                } else {
+                    page.len() as u64
+                };
+                self.counts.find(count);
+            }
             let account = account.get_or_insert_with(|| Account::begin(&model, is_full));
             let (count, mut new) = (page.len() as u64, 0);
             let mut page = page.into_iter();
@@ -133,8 +144,11 @@ impl Work {
                 }
                 let batch = Instant::now();
                 let made = self.embeddings.embed_behind(texts).await?;
-                let vectors = seqs.into_iter().zip(made.vectors).collect();
-                new += self.table()?.put_vectors(&made.identity, vectors, (self.pace.now)()).await?;
+                let vectors: Vec<_> = seqs.into_iter().zip(made.vectors).collect();
+                let done = vectors.len() as u64;
+                let put = self.table()?.put_vectors(&made.identity, vectors, (self.pace.now)()).await?;
+                self.counts.embed(done, put);
+                new += put;
                 sleep(batch.elapsed().clamp(self.pace.pause, self.pace.pause_max)).await;
             }
             after = last;
@@ -146,6 +160,7 @@ impl Work {
             }
         }
         self.settled = self.settled.max(newest);
+        self.counts.find(0);
         if let Some(account) = account {
             account.end(&model);
         }

@@ -4,9 +4,9 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use sqlx::{Row as _, SqliteConnection, SqlitePool};
+use sqlx::{Row as _, SqliteConnection};
 
-use super::{fault::Fault, view::View, writer::Write};
+use super::{Readers, fault::Fault, view::View, writer::Write};
 use crate::{
     limits::StoreLimits,
     store::{StoreError, StoredResult, rules},
@@ -109,12 +109,12 @@ async fn session<'c>(
 /// The scratch, and whether the session must be touched: it counts as used at most a minute (for a short idle time, a
 /// thousandth of it) before it really was, so that reads seldom write.
 pub(super) async fn scratch(
-    pool: &SqlitePool,
+    pool: &Readers,
     bound: &Bound,
     limits: &StoreLimits,
     now: Timestamp,
 ) -> Result<(Map<String, Value>, bool), Fault> {
-    let session = session(pool, bound, limits, now).await?;
+    let session = session(&mut *pool.get().await?, bound, limits, now).await?;
     let unused = now.as_microsecond().saturating_sub(session.touched);
     Ok((parse(&session.scratch)?, unused > (microseconds(limits.session_idle) / 1_000).min(60_000_000)))
 }
@@ -170,6 +170,64 @@ impl Write for CloseSession {
     }
 }
 
+/// Notes that a session of a transport was ended.
+pub(super) struct EndSession {
+    pub(super) bound: Bound,
+    pub(super) expires: Timestamp,
+    pub(super) limits: StoreLimits,
+    pub(super) now: Timestamp,
+}
+
+#[async_trait]
+impl Write for EndSession {
+    type Output = ();
+
+    async fn apply(&self, tx: &mut SqliteConnection) -> Result<(), Fault> {
+        sqlx::query(
+            "DELETE FROM ended_session WHERE name_hash IN \
+             (SELECT name_hash FROM ended_session WHERE expires <= ?1 LIMIT ?2)",
+        )
+        .bind(self.now.as_microsecond())
+        .bind(CLEARED_MAX)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "INSERT INTO ended_session (name_hash, realm, principal, expires) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (name_hash) DO NOTHING",
+        )
+        .bind(&self.bound.hash)
+        .bind(&self.bound.realm)
+        .bind(&self.bound.principal)
+        .bind(self.expires.as_microsecond())
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "DELETE FROM ended_session WHERE name_hash <> ?3 AND name_hash IN (SELECT name_hash FROM ended_session \
+             WHERE realm = ?1 ORDER BY expires DESC LIMIT -1 OFFSET ?2)",
+        )
+        .bind(&self.bound.realm)
+        .bind(i64::try_from(self.limits.handles_per_project_max).unwrap_or(i64::MAX))
+        .bind(&self.bound.hash)
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Whether that was noted.
+pub(super) async fn is_ended(pool: &Readers, bound: &Bound, now: Timestamp) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM ended_session \
+         WHERE name_hash = ?1 AND realm = ?2 AND principal = ?3 AND expires > ?4)",
+    )
+    .bind(&bound.hash)
+    .bind(&bound.realm)
+    .bind(&bound.principal)
+    .bind(now.as_microsecond())
+    .fetch_one(&mut *pool.get().await?)
+    .await
+}
+
 /// Keeps a result.
 pub(super) struct PutResult {
     pub(super) bound: Bound,
@@ -215,7 +273,7 @@ impl Write for PutResult {
 }
 
 /// The result behind a handle.
-pub(super) async fn result(pool: &SqlitePool, bound: &Bound, now: Timestamp) -> Result<StoredResult, Fault> {
+pub(super) async fn result(pool: &Readers, bound: &Bound, now: Timestamp) -> Result<StoredResult, Fault> {
     let row = sqlx::query(
         "SELECT pattern, value FROM result \
          WHERE handle_hash = ?1 AND realm = ?2 AND principal = ?3 AND expires > ?4",
@@ -224,7 +282,7 @@ pub(super) async fn result(pool: &SqlitePool, bound: &Bound, now: Timestamp) -> 
     .bind(&bound.realm)
     .bind(&bound.principal)
     .bind(now.as_microsecond())
-    .fetch_optional(pool)
+    .fetch_optional(&mut *pool.get().await?)
     .await?
     .ok_or(StoreError::UnknownHandle)?;
     Ok(StoredResult { pattern: row.try_get(0)?, value: parse(row.try_get(1)?)? })

@@ -14,9 +14,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use sqlx::SqlitePool;
-
-use super::view::View;
+use super::{Readers, view::View};
 use crate::{scope::Scope, store::Mark};
 
 /// Bytes of the head, without its copy.
@@ -47,7 +45,7 @@ impl Marks {
     }
 
     /// The mark of `scope` now.
-    pub(super) async fn get(&self, readers: &SqlitePool, scope: &Scope) -> Result<Mark, sqlx::Error> {
+    pub(super) async fn get(&self, readers: &Readers, scope: &Scope) -> Result<Mark, sqlx::Error> {
         // The head first: what is committed between it and the statement is then looked for once more.
         let head = {
             let mut kept = self.lock();
@@ -109,7 +107,7 @@ fn open(index: &Path) -> io::Result<Arc<File>> {
     Ok(file)
 }
 
-async fn read(pool: &SqlitePool, view: &View) -> Result<Mark, sqlx::Error> {
+async fn read(pool: &Readers, view: &View) -> Result<Mark, sqlx::Error> {
     let (generation, has_session): (i64, bool) = sqlx::query_as(
         "SELECT (SELECT coalesce(sum(value), 0) FROM generation WHERE audience IN (?1, ?2, ?3)), \
          EXISTS (SELECT 1 FROM memory INDEXED BY memory_by_session \
@@ -120,7 +118,7 @@ async fn read(pool: &SqlitePool, view: &View) -> Result<Mark, sqlx::Error> {
     .bind(&view.shared)
     .bind(&view.principal)
     .bind(&view.session)
-    .fetch_one(pool)
+    .fetch_one(&mut *pool.get().await?)
     .await?;
     Ok(Mark { generation: u64::try_from(generation).unwrap_or(0), has_session })
 }

@@ -32,13 +32,9 @@ const EFFECTS: &[Effect] = &[
     Effect { version: 2, told: "adds the table of tasks", rows: None },
     Effect {
         version: 3,
-        told: "adds the tables of vectors and recalls; each memory gets its vector in the background afterwards",
+        told: "adds the tables of vectors, recalls and ended sessions; each memory gets its vector in the background \
+               afterwards",
         rows: None,
-    },
-    Effect {
-        version: 3,
-        told: "adds the tables of vectors; memories get theirs in the background, after it",
-        rows: Some("SELECT count(*) FROM memory"),
     },
 ];
 

@@ -4,6 +4,7 @@
 //! One task writes, in batches; a few connections read, each read one statement on one snapshot.
 
 mod backup;
+mod counted;
 mod fault;
 mod handle;
 mod index;
@@ -31,9 +32,10 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use sqlx::{SqlitePool, sqlite::SqlitePoolOptions};
+use sqlx::{Sqlite, SqlitePool, SqliteTransaction, pool::PoolConnection, sqlite::SqlitePoolOptions};
 
 use self::{
+    counted::Counted,
     fault::{Fault, classify},
     handle::Bound,
     task::Owner,
@@ -44,7 +46,7 @@ use self::{
 use super::{
     EmbeddingProgress, Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter, MemoryQuery,
     NewMemory, NewTask, Remembered, Store, StoreError, StoreLoad, StoreStats, StoredResult, StoredTask,
-    TaskChange, TaskWrite, id, reembed::Reembedding, rules,
+    TaskChange, TaskWrite, id, reembed::Reembedding, rules, waits::Waits,
 };
 use crate::{embedding::Embeddings, limits::StoreLimits, revision::Era, scope::Scope};
 
@@ -93,13 +95,35 @@ struct Shared {
     lost: AtomicBool,
 }
 
+/// The connections that read.
+#[derive(Clone)]
+struct Readers {
+    pool: SqlitePool,
+    waits: Arc<Waits>,
+}
+
+impl Readers {
+    /// One of them.
+    async fn get(&self) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
+        self.waits.acquire(&self.pool).await
+    }
+
+    /// One of them, with what it reads as of one state.
+    async fn begin(&self) -> Result<SqliteTransaction<'static>, sqlx::Error> {
+        // A transaction that reads begins without a look at the file.
+        let _waiting = self.waits.begin(&self.pool);
+        self.pool.begin().await
+    }
+}
+
 /// A [`Store`] in one SQLite file.
 pub struct SqliteStore {
     shared: Arc<Shared>,
-    readers: SqlitePool,
+    readers: Readers,
     writer: Writer,
     ids: id::IdMint,
     marks: mark::Marks,
+    counted: Counted,
     vectors: Arc<Table>,
     reembedding: Reembedding,
 }
@@ -115,20 +139,30 @@ impl SqliteStore {
         let connection = open::open(&options).await?;
         let path = options.path.clone();
         let identity = open::run_blocking(move || Ok(open::FileIdentity::of(&path))).await?;
-        let readers = SqlitePoolOptions::new()
+        let pool = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(READER_WAIT)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_lazy_with(open::connect_options(&options).pragma("query_only", "ON"));
+        let readers = Readers { pool, waits: Arc::default() };
         let shared = Arc::new(Shared { options, lost: AtomicBool::new(false) });
         let marks = mark::Marks::new(&shared.options.path);
         let writer = Writer::start(Arc::clone(&shared), connection, identity);
         let vectors = Arc::new(Table::new(Arc::clone(&shared), readers.clone(), writer.clone()));
         let table: Weak<Table> = Arc::downgrade(&vectors);
         let reembedding = Reembedding::start(table, Arc::clone(&shared.options.embeddings));
-        Ok(Self { shared, readers, writer, ids: id::IdMint::default(), marks, vectors, reembedding })
+        Ok(Self {
+            shared,
+            readers,
+            writer,
+            ids: id::IdMint::default(),
+            marks,
+            counted: Counted::default(),
+            vectors,
+            reembedding,
+        })
     }
 
     /// The vectors of `texts`, where that takes next to no time; who embeds in the background sees to them otherwise.
@@ -147,6 +181,11 @@ impl SqliteStore {
 
     fn limits(&self) -> &StoreLimits {
         &self.shared.options.limits
+    }
+
+    async fn stored_state_key(&self) -> Result<Option<[u8; 32]>, StoreError> {
+        let mut reader = self.readers.get().await.map_err(|error| self.told(error))?;
+        handle::state_key(&mut *reader).await.map_err(|error| self.told(error))
     }
 
     fn told(&self, error: impl Into<Fault>) -> StoreError {
@@ -236,7 +275,8 @@ impl Store for SqliteStore {
     }
 
     async fn stats(&self, scope: &Scope, now: Timestamp) -> Result<StoreStats, StoreError> {
-        query::stats(&self.readers, &View::of(scope), now).await.map_err(|error| self.told(error))
+        let counted = self.counted.get(&self.marks, &self.readers, scope, now).await;
+        counted.map_err(|error| self.told(error))
     }
 
     async fn export(
@@ -336,6 +376,22 @@ impl Store for SqliteStore {
         self.writer.write(handle::CloseSession { bound, limits: *self.limits(), now }).await
     }
 
+    async fn end_session(
+        &self,
+        scope: &Scope,
+        name: &str,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let bound = Bound::new(&View::of(scope), id::handle_hash(name));
+        self.writer.write(handle::EndSession { bound, expires, limits: *self.limits(), now }).await
+    }
+
+    async fn is_session_ended(&self, scope: &Scope, name: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let bound = Bound::new(&View::of(scope), id::handle_hash(name));
+        handle::is_ended(&self.readers, &bound, now).await.map_err(|error| self.told(error))
+    }
+
     async fn put_result(
         &self,
         scope: &Scope,
@@ -409,11 +465,13 @@ impl Store for SqliteStore {
     }
 
     fn load(&self) -> StoreLoad {
-        StoreLoad { writes_waiting: Some(self.writer.waiting()), ..StoreLoad::of_pool(&self.readers) }
+        let Readers { pool, waits } = &self.readers;
+        let load = StoreLoad::of_pool(pool, waits).with_embedding(self.reembedding.progress());
+        StoreLoad { writes_waiting: Some(self.writer.waiting()), ..load }
     }
 
     async fn state_key(&self) -> Result<[u8; 32], StoreError> {
-        if let Some(key) = handle::state_key(&self.readers).await.map_err(|error| self.told(error))? {
+        if let Some(key) = self.stored_state_key().await? {
             return Ok(key);
         }
         let mut fresh = [0; 32];
@@ -432,7 +490,7 @@ impl Store for SqliteStore {
     async fn close(&self, limit: Duration) {
         self.reembedding.end();
         let closing = async {
-            self.readers.close().await;
+            self.readers.pool.close().await;
             self.writer.close().await;
         };
         if tokio::time::timeout(limit, closing).await.is_err() {

@@ -3,9 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
-use sqlx::{Row as _, SqlitePool};
+use sqlx::Row as _;
 
-use super::view::{Bound, View, columns, live, memory, tags_text, visible};
+use super::{
+    Readers,
+    view::{Bound, View, columns, live, memory, tags_text, visible},
+};
 use crate::store::{Hit, Hits, Memory, MemoryFilter, Order, StoreStats, terms};
 
 /// Most tags that statistics name.
@@ -80,7 +83,7 @@ pub(super) fn bind_filter<'q>(query: Bound<'q>, filter: &MemoryFilter) -> Result
 
 /// Memories by filter.
 pub(super) async fn list(
-    pool: &SqlitePool,
+    pool: &Readers,
     view: &View,
     filter: &MemoryFilter,
     now: Timestamp,
@@ -94,7 +97,8 @@ pub(super) async fn list(
         .bind(i64::try_from(filter.limit).unwrap_or(i64::MAX))
         .bind(i64::try_from(filter.offset).unwrap_or(i64::MAX));
     let mut hits = Hits::default();
-    for row in query.fetch_all(pool).await? {
+    let rows = query.fetch_all(&mut *pool.get().await?).await?;
+    for row in rows {
         hits.total = u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0);
         if row.try_get::<Option<String>, _>(1)?.is_some() {
             hits.hits.push(Hit { memory: memory(&row, 1)?, score: 1.0 });
@@ -110,7 +114,7 @@ pub(super) fn within(view: &View, terms: &str) -> String {
 
 /// Live memories with nearly the same words as `memory`, likest first.
 pub(super) async fn similar(
-    pool: &SqlitePool,
+    pool: &Readers,
     view: &View,
     memory: &Memory,
     now: Timestamp,
@@ -137,7 +141,7 @@ pub(super) async fn similar(
             .bind(matching)
             .bind(SIMILAR_CANDIDATES)
             .bind(most)
-            .fetch_all(pool)
+            .fetch_all(&mut *pool.get().await?)
             .await?;
         let (mut latest, mut found) = (0, 0);
         similar.clear();
@@ -162,7 +166,7 @@ pub(super) async fn similar(
 
 /// One memory, also a superseded one.
 pub(super) async fn get(
-    pool: &SqlitePool,
+    pool: &Readers,
     view: &View,
     id: &str,
     now: Timestamp,
@@ -174,7 +178,7 @@ pub(super) async fn get(
         live!(),
         " ORDER BY m.realm = ?1 DESC, m.seq LIMIT 1"
     ));
-    let row = view.bind(query, now).bind(id).fetch_optional(pool).await?;
+    let row = view.bind(query, now).bind(id).fetch_optional(&mut *pool.get().await?).await?;
     row.map(|row| memory(&row, 0)).transpose()
 }
 
@@ -182,7 +186,7 @@ pub(super) async fn get(
 ///
 /// The tags come as one text a kind, from the rows that are read anyway: `memory_tag` would be asked once a memory, and
 /// its answers sorted. Of equal lists of tags one is read.
-pub(super) async fn stats(pool: &SqlitePool, view: &View, now: Timestamp) -> Result<StoreStats, sqlx::Error> {
+pub(super) async fn stats(pool: &Readers, view: &View, now: Timestamp) -> Result<StoreStats, sqlx::Error> {
     // One text of all rows: sorting them by kind, or handing them over one by one, takes longer than all the rest. Kinds and
     // JSON have no tabs and line breaks of their own.
     let query = sqlx::query(concat!(
@@ -190,7 +194,7 @@ pub(super) async fn stats(pool: &SqlitePool, view: &View, now: Timestamp) -> Res
          FROM memory m WHERE ",
         live!()
     ));
-    let row = view.bind(query, now).fetch_one(pool).await?;
+    let row = view.bind(query, now).fetch_one(&mut *pool.get().await?).await?;
     let all: Option<&str> = row.try_get(0)?;
     let mut stats = StoreStats::default();
     let (mut kinds, mut lists) = (HashMap::<&str, u64>::new(), HashMap::<&str, u64>::new());
@@ -226,7 +230,7 @@ pub(super) async fn stats(pool: &SqlitePool, view: &View, now: Timestamp) -> Res
 
 /// A page of everything the view sees, in the order in which it was stored; `None` where `after` is not among it.
 pub(super) async fn export(
-    pool: &SqlitePool,
+    pool: &Readers,
     view: &View,
     after: Option<&str>,
     limit: usize,
@@ -243,7 +247,7 @@ pub(super) async fn export(
                 visible!(),
                 " ORDER BY 1 DESC LIMIT 1"
             ));
-            match view.bind(query, any_time).bind(id).fetch_optional(pool).await? {
+            match view.bind(query, any_time).bind(id).fetch_optional(&mut *pool.get().await?).await? {
                 Some(row) => row.try_get::<i64, _>(0)?,
                 None => return Ok(None),
             }
@@ -260,14 +264,14 @@ pub(super) async fn export(
         .bind(query, any_time)
         .bind(after)
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(pool)
+        .fetch_all(&mut *pool.get().await?)
         .await?;
     rows.iter().map(|row| memory(row, 0)).collect::<Result<_, _>>().map(Some)
 }
 
 /// Those of `ids` that the view sees and that were last recalled before `since`, as the store numbers them.
 pub(super) async fn recalled_before(
-    pool: &SqlitePool,
+    pool: &Readers,
     view: &View,
     ids: &[String],
     since: Timestamp,
@@ -279,12 +283,12 @@ pub(super) async fn recalled_before(
         live!()
     ));
     let query = view.bind(query, now).bind(tags_text(ids)?).bind(since.as_microsecond());
-    query.fetch_all(pool).await?.iter().map(|row| row.try_get(0)).collect()
+    query.fetch_all(&mut *pool.get().await?).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// When the first of the memories of the view's audiences expires after `now`, up to `until`.
 pub(super) async fn next_expiry(
-    pool: &SqlitePool,
+    pool: &Readers,
     view: &View,
     now: Timestamp,
     until: Timestamp,
@@ -299,7 +303,7 @@ pub(super) async fn next_expiry(
     .bind(&view.shared)
     .bind(now.as_microsecond())
     .bind(until.as_microsecond())
-    .fetch_optional(pool)
+    .fetch_optional(&mut *pool.get().await?)
     .await?;
     Ok(first.and_then(|first| Timestamp::from_microsecond(first).ok()))
 }

@@ -3,9 +3,9 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::{Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{fault::Fault, view::View, writer::Write};
+use super::{Readers, fault::Fault, view::View, writer::Write};
 use crate::{
     revision::Era,
     store::{StoredTask, TaskWrite},
@@ -155,17 +155,17 @@ async fn task<'c>(
 
 /// One task.
 pub(super) async fn get(
-    pool: &SqlitePool,
+    pool: &Readers,
     owner: &Owner,
     id: &str,
     now: Timestamp,
 ) -> Result<Option<StoredTask>, sqlx::Error> {
-    task(pool, owner, id, now).await
+    task(&mut *pool.get().await?, owner, id, now).await
 }
 
 /// All tasks of the owner, newest first.
 pub(super) async fn list(
-    pool: &SqlitePool,
+    pool: &Readers,
     owner: &Owner,
     now: Timestamp,
 ) -> Result<Vec<StoredTask>, sqlx::Error> {
@@ -177,7 +177,7 @@ pub(super) async fn list(
     .bind(&owner.principal)
     .bind(owner.era)
     .bind(now.as_microsecond())
-    .fetch_all(pool)
+    .fetch_all(&mut *pool.get().await?)
     .await?;
     rows.iter().map(stored).collect()
 }

@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use simsimd::SpatialSimilarity as _;
-use sqlx::{QueryBuilder, Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, pool::PoolConnection, sqlite::SqliteRow};
 use tokio::{
     sync::{Mutex, Semaphore, SemaphorePermit},
     time::timeout,
 };
 
 use super::{
-    READER_WAIT, READERS_MAX, Shared,
+    READER_WAIT, READERS_MAX, Readers, Shared,
     fault::{Fault, classify},
     index::{Entry, Index, Scanned, Small, Taken},
     writer::{Write, Writer},
@@ -198,7 +198,7 @@ impl Model {
 /// The vectors of the store, for searches and for whoever embeds in the background.
 pub(super) struct Table {
     pub(super) shared: Arc<Shared>,
-    pub(super) readers: SqlitePool,
+    pub(super) readers: Readers,
     writer: Writer,
     pub(super) index: Index,
     /// Held by the one search that reads vectors into the index; the others would read the same.
@@ -208,8 +208,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(shared: Arc<Shared>, readers: SqlitePool, writer: Writer) -> Self {
-        let turns = thread::available_parallelism().map_or(1, NonZero::get).min(READERS_MAX as usize);
+    pub(super) fn new(shared: Arc<Shared>, readers: Readers, writer: Writer) -> Self {
+        let turns = (2 * thread::available_parallelism().map_or(1, NonZero::get)).min(READERS_MAX as usize);
         Self {
             shared,
             readers,
@@ -227,6 +227,10 @@ impl Table {
             Ok(Err(_)) => Err(sqlx::Error::PoolClosed),
             Err(_) => Err(sqlx::Error::PoolTimedOut),
         }
+    }
+
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        self.readers.get().await.map_err(|error| self.told(&error))
     }
 
     fn told(&self, error: &sqlx::Error) -> StoreError {
@@ -274,7 +278,7 @@ impl Table {
             ),
             model.as_ref().unwrap_or(&none),
         )
-        .fetch_one(&self.readers)
+        .fetch_one(&mut *self.readers.get().await?)
         .await?;
         let count = |at: usize| row.try_get::<i64, _>(at).map(|count| u64::try_from(count).unwrap_or(0));
         Ok(EmbeddingProgress { model, memories: count(0)?, embedded: count(1)? })
@@ -326,7 +330,7 @@ fn entry(row: &SqliteRow) -> Result<Entry, sqlx::Error> {
 impl VectorTable for Table {
     async fn newest(&self) -> Result<i64, StoreError> {
         sqlx::query_scalar("SELECT coalesce(max(seq), 0) FROM memory")
-            .fetch_one(&self.readers)
+            .fetch_one(&mut *self.reader().await?)
             .await
             .map_err(|error| self.told(&error))
     }
@@ -347,13 +351,30 @@ impl VectorTable for Table {
         )
         .bind(after)
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *self.reader().await?)
         .await
         .map_err(|error| self.told(&error))?;
         rows.iter()
             .map(|row| Ok(Unembedded { seq: row.try_get(0)?, content: row.try_get(1)? }))
             .collect::<Result<_, sqlx::Error>>()
             .map_err(|error| self.told(&error))
+    }
+
+    async fn count_unembedded(&self, model: &Identity, after: i64) -> Result<u64, StoreError> {
+        let count: i64 = bind_model(
+            sqlx::query(
+                "SELECT count(*) FROM memory m WHERE m.seq > ?4 AND NOT EXISTS \
+                 (SELECT 1 FROM vector v WHERE v.seq = m.seq AND v.model = \
+                 (SELECT id FROM model WHERE name = ?1 AND dimension = ?2 AND hash = ?3))",
+            ),
+            model,
+        )
+        .bind(after)
+        .fetch_one(&mut *self.reader().await?)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| self.told(&error))?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     async fn put_vectors(
@@ -371,7 +392,7 @@ impl VectorTable for Table {
                 .bind(model.name.to_string())
                 .bind(i64::try_from(model.dimension).unwrap_or(i64::MAX))
                 .bind(model.hash.to_string())
-                .fetch_optional(&self.readers)
+                .fetch_optional(&mut *self.reader().await?)
                 .await
                 .map_err(|error| self.told(&error))?;
         let now = now.as_microsecond();
@@ -396,7 +417,7 @@ impl VectorTable for Table {
             model,
         )
         .bind(unused_since.as_microsecond())
-        .fetch_one(&self.readers)
+        .fetch_one(&mut *self.reader().await?)
         .await
         .and_then(|row| row.try_get(0))
         .map_err(|error| self.told(&error))?;

@@ -41,6 +41,7 @@ const TABLES: &[(&str, i64)] = &[
     ("model", 3),
     ("vector", 3),
     ("recall", 3),
+    ("ended_session", 3),
 ];
 
 /// A check that is one query: each row of its first column is a finding.

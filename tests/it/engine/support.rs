@@ -7,7 +7,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -252,6 +252,8 @@ pub(crate) struct Staged {
     pub(super) keeps: Mutex<Keeps>,
     /// Does not say its mark.
     pub(crate) is_dumb: AtomicBool,
+    /// How often it was asked whether a session was ended.
+    pub(crate) ends_asked: AtomicUsize,
     released: Semaphore,
     reached: mpsc::UnboundedSender<String>,
     pub(super) searches: tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>,
@@ -265,6 +267,7 @@ impl Staged {
             acts: Mutex::default(),
             keeps: Mutex::new(Keeps::Well),
             is_dumb: AtomicBool::new(false),
+            ends_asked: AtomicUsize::new(0),
             released: Semaphore::new(0),
             reached,
             searches: tokio::sync::Mutex::new(searches),
@@ -429,6 +432,27 @@ impl Store for Staged {
 
     async fn close_session(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
         self.inner()?.close_session(scope, handle, now).await
+    }
+
+    async fn end_session(
+        &self,
+        scope: &Scope,
+        name: &str,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        if self.is_dumb.load(Ordering::SeqCst) {
+            return Err(StoreError::Locked);
+        }
+        self.inner()?.end_session(scope, name, expires, now).await
+    }
+
+    async fn is_session_ended(&self, scope: &Scope, name: &str, now: Timestamp) -> Result<bool, StoreError> {
+        self.ends_asked.fetch_add(1, Ordering::SeqCst);
+        if self.is_dumb.load(Ordering::SeqCst) {
+            return Err(StoreError::Locked);
+        }
+        self.inner()?.is_session_ended(scope, name, now).await
     }
 
     async fn get_result(

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tmws::{
-    engine::ErrorKind,
+    engine::{ErrorKind, steps::mcp::Reach},
     resilience::{BackendKind, BreakerState, Standing, accounted},
 };
 
@@ -80,5 +80,33 @@ async fn a_server_that_hangs_is_left_alone_and_used_again_once_it_behaves() {
     }
     assert_eq!(bench.standing("moody").breaker, BreakerState::Closed);
     assert_eq!(bench.outside.degraded(&scope), Vec::<String>::new());
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_at_its_start_is_told_of_like_any_other_that_fails() {
+    let bench = Bench::with(&["stuck"], |setting| {
+        let Reach::Command { argv, .. } = &mut setting.reach else { unreachable!("a program") };
+        *argv = ["python3", "-S", "-c", "import time; time.sleep(1000)"].map(str::to_owned).to_vec();
+        setting.start = Duration::from_millis(300);
+    });
+    let (first, notes) = accounted(bench.echo("stuck", "x")).await;
+    assert!(first.unwrap_err().message.contains("was not ready within"));
+    assert_eq!(notes, ["server stuck: failed"]);
+    let standing = bench.standing("stuck");
+    assert!(standing.is_ailing && standing.failures == 1, "{standing:?}");
+    let (second, notes) = accounted(bench.echo("stuck", "x")).await;
+    let error = second.unwrap_err();
+    assert!(error.message.contains("tried again in") && error.retry_after.is_some(), "{error:?}");
+    assert_eq!(notes, ["server stuck: left alone"]);
+    assert_eq!(bench.standing("stuck").refused, 1, "it was turned away");
+    assert_eq!(bench.outside.degraded(&bench.context().scope), ["server stuck: left alone"]);
+    // Asked as soon as it may be, it is left alone by its breaker in the end.
+    let begun = Instant::now();
+    while bench.standing("stuck").opened == 0 {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", bench.standing("stuck"));
+        let error = bench.echo("stuck", "x").await.unwrap_err();
+        tokio::time::sleep(error.retry_after.unwrap_or_default()).await;
+    }
     bench.end().await;
 }

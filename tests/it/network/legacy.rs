@@ -360,6 +360,55 @@ async fn a_store_that_tells_its_key_late_ends_no_session_and_binds_the_instances
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_deleted_at_one_instance_is_gone_at_the_others_that_do_not_have_it_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = SqliteOptions::new(folder.path().join("tmws.db"));
+    let stores: Vec<Arc<Staged>> =
+        (0..2).map(|_| Arc::new(Staged::new(Some(Arc::new(LazyStore::new(file.clone())))))).collect();
+    let instance = async |store: &Arc<Staged>| {
+        Server::with(Setup { ended: Some(Arc::clone(store) as _), ..Setup::default() }).await
+    };
+    let (one, two) = (instance(&stores[0]).await, instance(&stores[1]).await);
+    let asked = |number: usize| stores[number].ends_asked.load(Ordering::SeqCst);
+    let echo = call(1, "echo", json!({}));
+
+    let mut first = Client::open(&one, D).await;
+    let (mut other, mut kept) = (Client::open(&one, D).await, Client::open(&one, D).await);
+    for _ in 0..3 {
+        assert_eq!(first.post(&echo).await.status, 200);
+    }
+    assert_eq!((asked(0), asked(1)), (0, 0), "nobody asks for a session that is in memory");
+    assert_eq!(first.delete(&one).await.status, 204);
+    first.http = two.http().await;
+    assert_eq!(first.post(&echo).await.status, 404);
+    assert_eq!(first.listen(&two, None).await.status, 404);
+    assert_eq!(first.delete(&two).await.status, 404);
+    assert_eq!(asked(1), 1, "what the store said is known from then on");
+
+    // Others go on there, and the store is asked once.
+    kept.http = two.http().await;
+    for _ in 0..3 {
+        assert_eq!(kept.post(&echo).await.status, 200);
+    }
+    assert_eq!(asked(1), 2);
+
+    // Deleted where it was not opened, it is gone where somebody else starts anew.
+    assert_eq!(kept.delete(&two).await.status, 204);
+    let three = instance(&stores[0]).await;
+    kept.http = three.http().await;
+    assert_eq!(kept.post(&echo).await.status, 404);
+
+    // A store that says nothing keeps nobody out, and no DELETE from its answer.
+    for store in &stores {
+        store.is_dumb.store(true, Ordering::SeqCst);
+    }
+    other.http = two.http().await;
+    assert_eq!(other.post(&echo).await.status, 200);
+    assert_eq!(other.delete(&two).await.status, 204);
+    assert_eq!(other.post(&echo).await.status, 404, "here it is known without the store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_expired_id_is_unknown_in_memory_and_out_of_it() {
     let limits = NetworkLimits { http_session_ttl: Duration::ZERO, ..NetworkLimits::default() };
     let server = Server::with(Setup { network_limits: limits, ..Setup::default() }).await;

@@ -34,6 +34,7 @@ use tmws::{
     protocol::Now,
     schema::Gate,
     session::Hub,
+    store::SharedStore,
     tool::Service,
     transport::{
         Health, Host, Keys,
@@ -56,6 +57,8 @@ pub(crate) struct Setup {
     pub(crate) network_limits: NetworkLimits,
     pub(crate) access: Access,
     pub(crate) keys: Keys,
+    /// Where ends of sessions are noted.
+    pub(crate) ended: Option<SharedStore>,
     pub(crate) clock: fn() -> Now,
     pub(crate) serves_sse: bool,
     pub(crate) serves_dialect: bool,
@@ -77,6 +80,7 @@ impl Default for Setup {
             network_limits: NetworkLimits::default(),
             access: Access::open("local"),
             keys: Keys::given([7; 32]),
+            ended: None,
             clock: now,
             serves_sse: true,
             serves_dialect: false,
@@ -132,6 +136,7 @@ impl Server {
             cut_off: CancellationToken::new(),
             runtime: Handle::current(),
             keys: setup.keys,
+            ended: setup.ended,
             next_connection: AtomicU64::new(1),
         });
         let tcp = TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).await.unwrap();

@@ -12,6 +12,8 @@ pub(super) struct Answer {
     pub(super) cache: Option<String>,
     /// Where a kept answer was found: `local` or `shared`.
     pub(super) layer: Option<String>,
+    /// What of the server did not work on the way.
+    pub(super) degraded: Vec<String>,
     /// How often it was asked for before it came.
     pub(super) repeats: usize,
 }
@@ -32,6 +34,7 @@ impl Answer {
             is_error: result["isError"] == true,
             cache: told("cache"),
             layer: told("cache_layer"),
+            degraded: serde_json::from_value(receipt["degraded"].clone()).unwrap_or_default(),
             repeats,
         })
     }

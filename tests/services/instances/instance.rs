@@ -61,6 +61,17 @@ impl Service {
         Self { folder, database, environment }
     }
 
+    /// Adds a pattern that all instances started afterwards have.
+    pub(super) fn add_pattern(&self, name: &str, text: &str) {
+        fs::write(self.folder.path().join(format!("config/tmws/patterns/{name}.yaml")), text).unwrap();
+    }
+
+    /// A variable of its instances, from the next start on.
+    pub(super) fn set(&mut self, name: &'static str, value: String) {
+        self.environment.retain(|(known, _)| *known != name);
+        self.environment.push((name, value));
+    }
+
     /// Starts its instance `number`, on a free port.
     pub(super) async fn start(&self, number: usize) -> Instance {
         let home = self.folder.path().join(format!("instance-{number}"));
@@ -170,6 +181,20 @@ impl Instance {
                 }
             }
         }
+    }
+
+    /// What it has logged.
+    pub(super) fn said(&self) -> String {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What a path answers the administrator.
+    pub(super) async fn page(&self, path: &str) -> String {
+        // Once a process; there is no TLS here, but the client wants one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let request = reqwest::Client::new().get(format!("http://{}{path}", self.address));
+        let asked = async { request.bearer_auth(serving::ADMIN_TOKEN).send().await?.text().await };
+        within("a page", asked).await.unwrap()
     }
 
     fn signal(&self, signal: Signal) {

@@ -8,11 +8,13 @@ mod client;
 mod coherency;
 mod instance;
 mod line;
+mod outage;
 mod proxy;
 mod rolling;
 #[path = "../../it/support/serving.rs"]
 mod serving;
 mod sessions;
+mod sticky;
 
 use std::time::Duration;
 

@@ -53,9 +53,9 @@ async fn a_session_that_one_instance_opened_goes_on_at_every_other_for_its_princ
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_session_is_gone_where_it_was_deleted_and_nobody_elses_anywhere() {
+async fn a_deleted_session_is_gone_at_every_instance_and_nobody_elses_anywhere() {
     let service = Service::new(None).await;
-    let instances = service.three().await;
+    let mut instances = service.three().await;
     let mut client = at(&instances[0], Way::Legacy, "ada", "alpha");
     assert_eq!(status(&mut client).await, "200");
     let session = client.session.clone().unwrap();
@@ -63,10 +63,26 @@ async fn a_deleted_session_is_gone_where_it_was_deleted_and_nobody_elses_anywher
     assert_eq!(status(&mut client).await, "404");
     assert_eq!(client.delete().await, 404);
     for instance in &instances {
+        let mut same = Client::of_session(instance.address, "ada", &session);
+        assert_eq!(status(&mut same).await, "404");
+        assert_eq!(same.delete().await, 404);
         let mut foreign = Client::of_session(instance.address, "ben", &session);
         assert_eq!(status(&mut foreign).await, "404");
         assert_eq!(foreign.delete().await, 404);
     }
+    // It stays so where an instance begins anew, and for a session that went from one to another.
+    instances[0].kill().await;
+    instances[0].restart().await;
+    let mut back = Client::of_session(instances[0].address, "ada", &session);
+    assert_eq!(status(&mut back).await, "404");
+    let mut client = at(&instances[1], Way::Legacy, "ada", "alpha");
+    assert_eq!(status(&mut client).await, "200");
+    let moved = client.session.clone().unwrap();
+    let mut elsewhere = Client::of_session(instances[2].address, "ada", &moved);
+    assert_eq!(status(&mut elsewhere).await, "200");
+    assert_eq!(elsewhere.delete().await, 204);
+    let mut third = Client::of_session(instances[0].address, "ada", &moved);
+    assert_eq!(status(&mut third).await, "404");
 }
 
 #[tokio::test(flavor = "multi_thread")]

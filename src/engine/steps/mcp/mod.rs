@@ -36,6 +36,7 @@ use crate::{
     scope::Scope,
 };
 use connection::{Fault, Listed};
+use pool::{How, Unconnected};
 
 /// Most text and JSON of one answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -141,12 +142,16 @@ async fn call(arguments: &Arguments<'_>, context: &StepContext) -> Result<StepOu
     let entry = guard.enter(end.into_std()).await?;
     let connection = match servers.connect(server, &context.scope, end).await {
         Ok(connection) => connection,
-        Err(error) => {
-            // Who is told to come again later has tried nothing.
-            if error.kind == ErrorKind::ProgramFailed && error.retry_after.is_none() {
-                entry.fail(None);
-            } else {
-                entry.give_up();
+        Err(Unconnected { error, how }) => {
+            match how {
+                How::Failed(pause) => {
+                    guard.leave_alone(pause, &error.message);
+                    entry.fail(None, &error.message);
+                }
+                How::LeftAlone(rest) => entry.turn_away(rest, &error.message),
+                How::Unsaid => {
+                    entry.give_up();
+                }
             }
             return Err(error);
         }
@@ -208,7 +213,7 @@ impl Asked<'_> {
                 self.entry.give_up();
             }
             Fault::Failed(_) | Fault::Late(_) => {
-                self.entry.fail(None);
+                self.entry.fail(None, &fault.to_string());
             }
             Fault::Refused(_) => self.entry.succeed(),
         }

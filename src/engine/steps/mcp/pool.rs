@@ -95,11 +95,36 @@ struct State {
 }
 
 impl State {
-    /// Nobody tries again for a while, the longer the more often it failed.
-    fn wait(&mut self, why: String) {
+    /// Nobody tries again for a while, the longer the more often it failed; how long.
+    fn wait(&mut self, why: String) -> Duration {
         let factor = 1_u32 << self.failures.saturating_sub(1).min(16);
         let pause = BACKOFF_MIN.saturating_mul(factor).min(BACKOFF_MAX);
         self.failed = Some((why, Instant::now() + pause));
+        pause
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) struct Unconnected {
+    pub(super) error: StepError,
+    pub(super) how: How,
+}
+
+/// What that says of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// It was tried, and is not tried again for so long.
+    Failed(Duration),
+    /// It was not tried, and is not for so long, since it failed before.
+    LeftAlone(Duration),
+    /// Nothing.
+    Unsaid,
+}
+
+impl From<StepError> for Unconnected {
+    fn from(error: StepError) -> Self {
+        Self { error, how: How::Unsaid }
     }
 }
 
@@ -161,14 +186,14 @@ impl Servers {
         server: &str,
         scope: &Scope,
         deadline: Instant,
-    ) -> Result<Taken, StepError> {
+    ) -> Result<Taken, Unconnected> {
         let failed = |kind, message: String| StepError::new(kind, format!("server {server}: {message}"));
         let setting = self
             .settings
             .get(server)
             .ok_or_else(|| StepError::new(ErrorKind::Denied, format!("no server {server} is configured")))?;
         if self.pool.closed.is_cancelled() {
-            return Err(failed(ErrorKind::ProgramFailed, "tmws is ending".to_owned()));
+            return Err(failed(ErrorKind::ProgramFailed, "tmws is ending".to_owned()).into());
         }
         let key = Key {
             server: server.to_owned(),
@@ -193,9 +218,14 @@ impl Servers {
         if let Some((why, until)) = &state.failed
             && *until > Instant::now()
         {
-            let rest = (*until - Instant::now()).as_millis();
-            let told = format!("{why}; after {} failures it is tried again in {rest} ms", state.failures);
-            return Err(failed(ErrorKind::ProgramFailed, told).again_after(Some(*until - Instant::now())));
+            let rest = *until - Instant::now();
+            let told = format!(
+                "{why}; after {} failures it is tried again in {} ms",
+                state.failures,
+                rest.as_millis()
+            );
+            let error = failed(ErrorKind::ProgramFailed, told).again_after(Some(rest));
+            return Err(Unconnected { error, how: How::LeftAlone(rest) });
         }
         let root = match &setting.reach {
             Reach::Command { folder: WorkingFolder::Project, .. } => {
@@ -229,19 +259,22 @@ impl Servers {
                     let taken = connection.take();
                     let idle = opening.setting.idle;
                     tokio::spawn(watch(connection, idle, Arc::downgrade(&pool), key));
-                    taken.ok_or_else(|| Fault::Failed("it ended at once".to_owned()))
+                    taken.ok_or_else(|| (Fault::Failed("it ended at once".to_owned()), Duration::ZERO))
                 }
                 Err(fault) => {
                     state.failures = state.failures.saturating_add(1);
-                    state.wait(fault.to_string());
-                    Err(fault)
+                    let pause = state.wait(fault.to_string());
+                    Err((fault, pause))
                 }
             }
         });
         match tokio::time::timeout_at(deadline, task).await {
-            Ok(Ok(opened)) => opened.map_err(|fault| failed(ErrorKind::ProgramFailed, fault.to_string())),
-            Ok(Err(_)) => Err(failed(ErrorKind::ProgramFailed, "its start broke off".to_owned())),
-            Err(_) => Err(late()),
+            Ok(Ok(opened)) => opened.map_err(|(fault, pause)| {
+                let error = failed(ErrorKind::ProgramFailed, fault.to_string());
+                Unconnected { error, how: How::Failed(pause) }
+            }),
+            Ok(Err(_)) => Err(failed(ErrorKind::ProgramFailed, "its start broke off".to_owned()).into()),
+            Err(_) => Err(late().into()),
         }
     }
 
@@ -267,7 +300,7 @@ impl Servers {
     pub(super) async fn listing(&self, server: &str, scope: &Scope) -> Result<Tools, StepError> {
         let limit = self.settings.get(server).map_or(ServerSetting::START.1, |setting| setting.start * 2);
         let deadline = Instant::now() + limit;
-        let taken = self.connect(server, scope, deadline).await?;
+        let taken = self.connect(server, scope, deadline).await.map_err(|unconnected| unconnected.error)?;
         taken
             .tools(deadline, limit)
             .await

@@ -221,6 +221,7 @@ impl Source {
         let mut pauses = Pauses::of_a_read();
         loop {
             let entry = guard.enter(limits.deadline).await?;
+            let begun = Instant::now();
             let result = ask().await;
             let ailing = match &result {
                 Err(Fault::Unreachable(reason) | Fault::Lost(reason)) => Some(reason.clone()),
@@ -229,8 +230,11 @@ impl Source {
             };
             let is_lost = matches!(result, Err(Fault::Lost(_)));
             match &result {
-                Err(Fault::Unreachable(_) | Fault::Lost(_)) => {
-                    entry.fail(None);
+                Err(Fault::Unreachable(why) | Fault::Lost(why)) => {
+                    entry.fail(None, why);
+                }
+                Err(Fault::Silent) if self.is_its_time(ctx, limits, begun) => {
+                    entry.fail(None, "it did not answer in time");
                 }
                 Err(Fault::Silent) => {
                     entry.give_up();
@@ -244,6 +248,15 @@ impl Source {
                 return result.map_err(|fault| fault.told(&self.spec.name, self.spec.timeout));
             }
         }
+    }
+}
+
+impl Source {
+    /// Whether a query that began then had the time that the source is given, rather than what its caller had left or
+    /// others had taken.
+    fn is_its_time(&self, ctx: &StepContext, limits: Limits, begun: Instant) -> bool {
+        let is_own = limits.deadline < ctx.deadline.checked_sub(ENDS_EARLY).unwrap_or(ctx.deadline);
+        is_own && begun.elapsed() >= self.spec.timeout / 2
     }
 }
 

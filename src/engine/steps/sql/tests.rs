@@ -394,3 +394,22 @@ async fn tables_columns_and_keys_are_told_in_order() {
     let hostile = json!({"tables": "orders\"; DROP TABLE orders; --"});
     assert_eq!(bench.run("sql.describe", hostile).await.unwrap()["n"], 0);
 }
+
+#[tokio::test]
+async fn a_source_that_never_answers_is_left_alone_however_short_its_time_is() {
+    let silent = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = format!("postgres://reader@{}/shop", silent.local_addr().unwrap());
+    for (its_time, callers, opens) in [(150, 20_000, true), (20_000, 150, false)] {
+        let mut spec = SourceSpec::new("still", Address::parse(&address).unwrap());
+        spec.timeout = Duration::from_millis(its_time);
+        let mut bench = Bench::with(tempfile::tempdir().unwrap(), vec![spec]).await;
+        for _ in 0..5 {
+            bench.ctx.deadline = Instant::now() + Duration::from_millis(callers);
+            let error =
+                bench.run("sql.query", json!({"source": "still", "query": "SELECT 1"})).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Deadline, "{error:?}");
+        }
+        let standings = bench.ctx.outside.backends.standings(Instant::now());
+        assert_eq!(standings[0].opened, u64::from(opens), "{standings:?}");
+    }
+}

@@ -144,6 +144,17 @@ CREATE TABLE tmws.session (
 CREATE INDEX session_by_use ON tmws.session (realm, touched, seq);
 CREATE INDEX session_by_age ON tmws.session (touched);
 
+-- Sessions of a transport that were ended before their time; their names are signed texts that would still be read well.
+-- The name itself is never stored, only its SHA-256.
+CREATE TABLE tmws.ended_session (
+    name_hash bytea PRIMARY KEY,
+    realm     text COLLATE "C" NOT NULL,
+    principal text NOT NULL,
+    expires   bigint NOT NULL
+);
+CREATE INDEX ended_session_by_realm ON tmws.ended_session (realm, expires);
+CREATE INDEX ended_session_by_expiry ON tmws.ended_session (expires);
+
 -- Results behind handles, immutable.
 CREATE TABLE tmws.result (
     seq         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -187,6 +198,7 @@ BEGIN
             ('memory_vector', 'reader = ANY ((SELECT string_to_array(current_setting(''tmws.readers'', true), '',''))::text[])'),
             ('tombstone', 'reader = ANY ((SELECT string_to_array(current_setting(''tmws.readers'', true), '',''))::text[])'),
             ('session', 'realm = (SELECT current_setting(''tmws.realm'', true))'),
+            ('ended_session', 'realm = (SELECT current_setting(''tmws.realm'', true))'),
             ('result', 'realm = (SELECT current_setting(''tmws.realm'', true))'),
             ('task', 'owner = (SELECT current_setting(''tmws.owner'', true))')
         ) AS t (name, rule)
@@ -220,6 +232,16 @@ BEGIN
     PERFORM set_config('tmws.whole', 'on', true);
     DELETE FROM tmws.session WHERE handle_hash IN (
         SELECT handle_hash FROM tmws.session WHERE touched <= before LIMIT most FOR UPDATE SKIP LOCKED);
+    PERFORM set_config('tmws.whole', asked, true);
+END
+$$;
+CREATE FUNCTION tmws.purge_ended_session(before bigint, most integer) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    asked text := coalesce(current_setting('tmws.whole', true), '');
+BEGIN
+    PERFORM set_config('tmws.whole', 'on', true);
+    DELETE FROM tmws.ended_session WHERE name_hash IN (
+        SELECT name_hash FROM tmws.ended_session WHERE expires <= before LIMIT most FOR UPDATE SKIP LOCKED);
     PERFORM set_config('tmws.whole', asked, true);
 END
 $$;

@@ -39,6 +39,17 @@ CREATE TABLE recall (
     at  INTEGER NOT NULL
 ) STRICT;
 
+-- Sessions of a transport that were ended before their time; their names are signed texts that would still be read well.
+-- The name itself is never stored, only its SHA-256.
+CREATE TABLE ended_session (
+    name_hash BLOB PRIMARY KEY,
+    realm     TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    expires   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ended_session_by_expiry ON ended_session (expires);
+CREATE INDEX ended_session_by_realm ON ended_session (realm, expires);
+
 -- The index without one of beginnings, which every write paid for and only the search for a word of three letters used.
 DROP TABLE memory_fts;
 CREATE VIRTUAL TABLE memory_fts USING fts5 (

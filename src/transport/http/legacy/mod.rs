@@ -123,7 +123,7 @@ pub(super) async fn other(site: &Arc<Site>, entrant: &Entrant, request: Request)
             Err(refusal) => return refusal,
         };
         if !is_get {
-            site.sessions.delete(id, &session);
+            Box::pin(site.sessions.delete(&site.host, entrant, id, &session)).await;
             return body::empty(StatusCode::NO_CONTENT);
         }
         let last_event = last_event.map(|id| id.to_str().unwrap_or_default());

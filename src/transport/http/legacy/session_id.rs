@@ -104,6 +104,11 @@ pub(super) fn implicit_session(nonce: &Nonce) -> String {
     hex(nonce)
 }
 
+/// The name under which the store notes that the session was deleted.
+pub(super) fn noted_as(nonce: &Nonce) -> String {
+    format!("http {}", hex(nonce))
+}
+
 fn compact(capabilities: &Map<String, Value>) -> u8 {
     let mut bits = 0;
     for (path, bit) in CAPABILITIES {

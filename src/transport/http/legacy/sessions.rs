@@ -1,8 +1,9 @@
 //! The sessions in memory, and the ids that are good for nothing any more.
 //!
 //! An id that is signed by our key and not expired brings its session back on every instance, without log level,
-//! subscriptions and streams. Only the instance where a session was deleted knows that it was, until the id expires:
-//! elsewhere the id opens an empty session of its principal once more.
+//! subscriptions and streams. That a session was deleted is noted in the store, which is asked for an id that is not in
+//! memory, and for no other. Where the store does not say so in time, the id opens an empty session of its principal once
+//! more; so it does where another instance still has the session in memory, until that leaves it.
 
 use std::{
     collections::HashMap,
@@ -14,10 +15,14 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
 use super::{
     knock::Tended as _,
     session::Session,
-    session_id::{Nonce, SessionId},
+    session_id::{Nonce, SessionId, noted_as},
 };
 use crate::{access::Entrant, limits::NetworkLimits, transport::Host, transport::http::server::Site};
 
@@ -27,6 +32,10 @@ const DELETED_MAX: usize = 16_384;
 /// Time-outs are looked after this often, or more often where they are short.
 const ROUND_MAX: Duration = Duration::from_secs(1);
 const ROUND_MIN: Duration = Duration::from_millis(10);
+/// How long a DELETE waits until the other instances may know.
+const NOTED_MAX: Duration = Duration::from_secs(2);
+/// How long a session that is not in memory waits for the word that it was deleted.
+const ASKED_MAX: Duration = Duration::from_millis(500);
 
 type Shard = RwLock<HashMap<Box<str>, Arc<Session>>>;
 
@@ -79,9 +88,14 @@ impl Sessions {
     ) -> Result<Option<Arc<Session>>, Full> {
         let signer = host.signer_for(entrant).await;
         let Some(read) = SessionId::read(&signer, id) else { return Ok(None) };
-        let is_deleted =
-            self.deleted.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&read.nonce);
-        if is_deleted || read.is_expired((host.clock)().unix_ms) {
+        if read.is_expired((host.clock)().unix_ms) || self.is_deleted(&read.nonce) {
+            return Ok(None);
+        }
+        if was_deleted_elsewhere(host, entrant, &read).await {
+            self.note_deleted(read.nonce, read.expires_unix_s);
+        }
+        // Also here, meanwhile.
+        if self.is_deleted(&read.nonce) {
             return Ok(None);
         }
         let session = Session::restore(host, entrant, signer, &read);
@@ -103,20 +117,40 @@ impl Sessions {
         Ok(session)
     }
 
-    /// Ends a session for good.
-    pub(super) fn delete(&self, id: &str, session: &Arc<Session>) {
-        {
-            let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-            if deleted.len() >= DELETED_MAX
-                && let Some(first) =
-                    deleted.iter().min_by_key(|(_, expires)| **expires).map(|(nonce, _)| *nonce)
-            {
-                deleted.remove(&first);
-            }
-            deleted.insert(session.nonce, session.expires_unix_s());
-        }
+    /// Ends a session for good, and waits until the other instances may know, for a bounded time.
+    pub(super) async fn delete(&self, host: &Arc<Host>, entrant: &Entrant, id: &str, session: &Arc<Session>) {
+        self.note_deleted(session.nonce, session.expires_unix_s());
         session.delete();
         self.remove(id, session);
+        let Some(store) = host.ended.clone() else { return };
+        let (scope, name, now) = (host.scope_of(entrant), noted_as(&session.nonce), now(host));
+        let Ok(expires) =
+            i64::try_from(session.expires_unix_s()).map_or(Ok(Timestamp::MAX), Timestamp::from_second)
+        else {
+            return;
+        };
+        // Whether the client waits for its answer or not.
+        let noting = host.runtime.spawn(async move {
+            if let Err(error) = store.end_session(&scope, &name, expires, now).await {
+                warn!(%error, "other instances do not learn that a session of HTTP was deleted");
+            }
+        });
+        // It goes on.
+        let _ = timeout(NOTED_MAX, noting).await;
+    }
+
+    fn is_deleted(&self, nonce: &Nonce) -> bool {
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner).contains_key(nonce)
+    }
+
+    fn note_deleted(&self, nonce: Nonce, expires_unix_s: u64) {
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        if deleted.len() >= DELETED_MAX
+            && let Some(first) = deleted.iter().min_by_key(|(_, expires)| **expires).map(|(nonce, _)| *nonce)
+        {
+            deleted.remove(&first);
+        }
+        deleted.insert(nonce, expires_unix_s);
     }
 
     /// Forgets a session that is over; its id may have another one already.
@@ -214,6 +248,28 @@ impl Sessions {
     fn shard(&self, id: &str) -> &Shard {
         &self.shards[self.hasher.hash_one(id) as usize % SHARDS]
     }
+}
+
+/// Whether the store says so.
+async fn was_deleted_elsewhere(host: &Host, entrant: &Entrant, id: &SessionId) -> bool {
+    let Some(store) = &host.ended else { return false };
+    let (scope, name) = (host.scope_of(entrant), noted_as(&id.nonce));
+    match timeout(ASKED_MAX, store.is_session_ended(&scope, &name, now(host))).await {
+        Ok(Ok(is_ended)) => is_ended,
+        Ok(Err(error)) => {
+            debug!(%error, "whether a session was deleted elsewhere is not known");
+            false
+        }
+        Err(_) => {
+            debug!("whether a session was deleted elsewhere was not told in time");
+            false
+        }
+    }
+}
+
+fn now(host: &Host) -> Timestamp {
+    let now = i64::try_from((host.clock)().unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    now.unwrap_or(Timestamp::MAX)
 }
 
 /// How often sessions are looked after: often enough for the shortest of their time-outs.
