@@ -12,6 +12,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+#[path = "build/recordings.rs"]
+mod recordings;
 #[path = "build/released.rs"]
 mod released;
 
@@ -23,6 +25,7 @@ fn main() {
     let of =
         |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
     check_schemas(Path::new(&of("CARGO_MANIFEST_DIR")));
+    recordings::list(Path::new(&of("CARGO_MANIFEST_DIR")), Path::new(&of("OUT_DIR")));
     // The names hold hashes that are those of this one platform and profile.
     if of("TARGET") != "x86_64-unknown-linux-gnu" || of("PROFILE") != "release" {
         return;

@@ -3,6 +3,9 @@
 //! Modules in reading order; each imports only from those above it. Two columns meet only in [`tool`]:
 //! wire → schema → protocol, and pattern → store → engine.
 
+// `compat/fixture`, which is part of tests and examples too, names this crate as they do.
+extern crate self as tmws;
+
 mod dial;
 pub mod hex;
 pub mod limits;
@@ -65,5 +68,7 @@ pub mod replay;
 pub mod serve;
 
 pub mod token_report;
+
+pub mod accept;
 
 pub mod cli;

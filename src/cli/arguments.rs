@@ -120,6 +120,8 @@ pub enum Command {
     Schema(Schema),
     /// Play recorded conversations against a server and compare what it says
     Replay(Replay),
+    /// Run 47 scenarios against a real deployment and decide: GO or NO-GO
+    Accept(Accept),
     /// Measure what answers cost in tokens, beside other MCP servers and a shell
     TokenReport(TokenReport),
     /// Check this installation and print every setting with its origin
@@ -587,6 +589,78 @@ pub struct TokenReport {
     /// Print Markdown
     #[arg(long)]
     pub markdown: bool,
+}
+
+/// `tmws accept`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "PostgreSQL with pgvector and Redis are started privately, on free ports of loopback, from the programs that are\n\
+        found; or give the addresses of servers on which the run makes databases and keys of its own and removes them.\n\
+        The decision is that of the full profile alone. Exit code 0 for GO and GO WITH WARNINGS, 1 for NO-GO.\n\n\
+        Examples:\n  tmws accept --profile quick\n  tmws accept --only M1,R* --report /tmp/report\n  \
+        tmws accept --target ws://localhost:8000/mcp --only W*"
+)]
+pub struct Accept {
+    /// The folder for index.html, junit.xml, metrics.json and summary.md
+    #[arg(long, value_name = "DIR", default_value = "test-reports/integration")]
+    pub report: PathBuf,
+    /// quick: under 3 minutes, decides nothing; full: under 30 minutes
+    #[arg(long, value_enum, default_value = "full")]
+    pub profile: AcceptProfile,
+    /// Only these scenarios: ids, or the beginning of ids and *
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// What need not be there; what needs it counts as not passed
+    #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',')]
+    pub without: Vec<Waived>,
+    /// The same seed draws the same questions
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// Warnings are a failure
+    #[arg(long)]
+    pub strict: bool,
+    /// metrics.json of an earlier run, to show the difference
+    #[arg(long, value_name = "FILE")]
+    pub previous: Option<PathBuf>,
+    /// A PostgreSQL server with pgvector, whose databases may be made
+    #[arg(long, value_name = "URL")]
+    pub postgres: Option<String>,
+    /// The folder of initdb and postgres
+    #[arg(long, value_name = "DIR")]
+    pub postgres_bin: Option<PathBuf>,
+    /// A Redis server
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// The folder of redis-server
+    #[arg(long, value_name = "DIR")]
+    pub redis_bin: Option<PathBuf>,
+    /// Another MCP server: what applies to any is run against it
+    #[arg(long, value_name = "URL")]
+    pub target: Option<String>,
+    /// Its token
+    #[arg(long, value_name = "TOKEN", requires = "target")]
+    pub token: Option<String>,
+    /// Be the server that recorded clients are played against: `stdio`, or an address to listen on
+    #[arg(long, hide = true, value_name = "WHERE")]
+    pub fixture: Option<String>,
+}
+
+/// How much `tmws accept` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AcceptProfile {
+    /// Under three minutes.
+    Quick,
+    /// Under thirty minutes.
+    Full,
+}
+
+/// What need not be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Waived {
+    /// PostgreSQL.
+    Postgres,
+    /// Redis.
+    Redis,
 }
 
 /// `tmws doctor`.

@@ -1,6 +1,7 @@
 //! The command line: parse, run, exit code. Errors go to stderr as `tmws: failed to …: cause`; stdout belongs to
 //! `output` and, under `stdio`, to MCP alone.
 
+mod accept;
 pub mod arguments;
 mod asking;
 mod doctor;

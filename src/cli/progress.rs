@@ -42,7 +42,19 @@ impl Progress {
         self.clear();
     }
 
-    fn clear(&mut self) {
+    /// Whether a person watches it.
+    pub(super) const fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Tells something that stays, above the line that is renewed.
+    pub(super) fn stay(&mut self, text: &str) {
+        self.clear();
+        super::output::tell(text);
+    }
+
+    /// Takes the line from the terminal.
+    pub(super) fn clear(&mut self) {
         if self.terminal && self.last.take().is_some() {
             self.write("");
         }

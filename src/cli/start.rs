@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind as ClapError};
 
 use super::{
-    Failure, Output,
+    Failure, Output, accept,
     arguments::{Arguments, Command},
     doctor, memory, migrate, output, pattern, record, replay, run, schema, serve, settings, token,
     token_report, tools, version,
@@ -104,6 +104,22 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Replay(arguments) => {
             working(|runtime| printing(json, |output| runtime.block_on(replay::run(arguments, output))))
         }
+        Command::Accept(arguments) => {
+            if let Some(place) = &arguments.fixture {
+                return accept::fixture(place);
+            }
+            // It must work where the settings are wrong: they are not those of the servers that it starts.
+            let filter = log.map_or_else(
+                || match loaded() {
+                    Ok(config) if !config.is_default("log") => config.log,
+                    Ok(_) | Err(_) => "warn".to_owned(),
+                },
+                |log| log.to_string_lossy().into_owned(),
+            );
+            telemetry::start(&filter, crate::telemetry::LogFormat::default())
+                .map_err(|error| Failure::new(Exit::Software, "begin logging", error.to_string()))?;
+            busy(|runtime| printing(json, |output| runtime.block_on(accept::run(arguments, output))))
+        }
         Command::TokenReport(arguments) => {
             working(|runtime| printing(json, |output| runtime.block_on(token_report::run(arguments, output))))
         }
@@ -184,6 +200,17 @@ fn working(job: impl FnOnce(&tokio::runtime::Runtime) -> Result<Exit, Failure>) 
         .map_err(|error| Failure::of_io("start", &error))?;
     let exit = job(&runtime);
     // Blocking work that nobody waits for any more must not hold the shell's prompt.
+    runtime.shutdown_background();
+    exit
+}
+
+/// As [`working`], on all processors.
+fn busy(job: impl FnOnce(&tokio::runtime::Runtime) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::of_io("start", &error))?;
+    let exit = job(&runtime);
     runtime.shutdown_background();
     exit
 }

@@ -6,6 +6,10 @@ use std::{collections::BTreeSet, fs, path::Path, sync::LazyLock};
 
 use serde_json::Value;
 use tmws::{
+    accept::{
+        scenario::{Area, Better, FigureRow},
+        table::SCENARIOS,
+    },
     compose::Local,
     config::{Kind, SETTINGS, SettingRow, Sources, load, show_bytes, show_duration},
     engine::{ErrorKind, testing::run_tests},
@@ -63,6 +67,9 @@ const OUTSIDE: &[Part] = &[
     ("tools", || section("servers/tools")),
     ("models", models),
 ];
+
+/// Of `docs/acceptance.md`.
+const ACCEPTANCE: &[Part] = &[("scenarios", scenarios), ("areas", areas)];
 
 /// Of `docs/monitoring.md`.
 const MONITORING: &[Part] = &[("figures", figures)];
@@ -377,6 +384,40 @@ fn limits() -> String {
     table(&["in `tmws.toml`", "default", "range", "meaning"], rows)
 }
 
+/// The scenarios of `tmws accept`, with their figures and thresholds.
+fn scenarios() -> String {
+    let threshold = |figure: &FigureRow| {
+        let sign = match figure.better {
+            Better::Less => "≤",
+            Better::More => "≥",
+        };
+        let unit = if figure.unit.is_empty() { String::new() } else { format!(" {}", figure.unit) };
+        match (figure.target, figure.critical) {
+            (Some(target), Some(critical)) if (target - critical).abs() > 0.0 => {
+                format!("`{}` {sign} {target} / {critical}{unit}", figure.name)
+            }
+            (Some(target), _) => format!("`{}` {sign} {target}{unit}", figure.name),
+            _ => format!("`{}`, printed", figure.name),
+        }
+    };
+    let rows = SCENARIOS.iter().map(|row| {
+        let figures: Vec<String> = row.figures.iter().map(threshold).collect();
+        let mut needs: Vec<&str> = row.needs.iter().map(|need| need.name()).collect();
+        needs.extend(row.is_vital.then_some("vital"));
+        needs.extend(row.is_of_any_server.then_some("any server"));
+        needs.extend(row.is_full_only.then_some("full only"));
+        let said = format!("{}: {}", row.title, row.what);
+        vec![row.id.to_owned(), said, row.area.name().to_owned(), figures.join("; "), needs.join(", ")]
+    });
+    table(&["id", "scenario", "area", "figures: target / critical", "needs"], rows)
+}
+
+/// Whom to call first.
+fn areas() -> String {
+    let rows = Area::ALL.iter().map(|area| vec![area.name().to_owned(), area.call_first().to_owned()]);
+    table(&["area", "call first"], rows)
+}
+
 fn error_codes() -> String {
     let rows = ErrorKind::ALL.iter().map(|kind| {
         vec![
@@ -428,6 +469,11 @@ fn generated_parts_of_the_handbook_of_patterns_say_what_the_code_says() {
 #[test]
 fn generated_parts_about_the_outside_say_what_the_code_says() {
     check("docs/outside.md", OUTSIDE);
+}
+
+#[test]
+fn generated_table_of_scenarios_is_the_one_that_runs() {
+    check("docs/acceptance.md", ACCEPTANCE);
 }
 
 #[test]
@@ -527,6 +573,7 @@ fn documents_name_only_files_that_exist() {
         "README.md",
         "ARCHITECTURE.md",
         "CHANGELOG.md",
+        "docs/acceptance.md",
         "docs/memory.md",
         "docs/outside.md",
         "docs/patterns.md",

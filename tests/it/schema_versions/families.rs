@@ -24,6 +24,7 @@ pub(crate) enum Promise {
 /// Families by what their names begin and end with: the first row that fits.
 pub(crate) const PROMISES: &[(&str, &str, Promise)] = &[
     ("mcp/", "", Promise::Loosened),
+    ("acceptance", "", Promise::Taken),
     ("config", "", Promise::Taken),
     ("dashboard", "", Promise::Given),
     ("pattern", "", Promise::Taken),

@@ -145,6 +145,9 @@ impl Schema {
                         }
                     }
                     "array" => {
+                        for (at, schema) in prefix(&shape.members).iter().enumerate() {
+                            self.explore(schema, &format!("{}/prefixItems/{at}", shape.place), all);
+                        }
                         if let Some(schema) = shape.members.get("items") {
                             self.explore(schema, &format!("{}/items", shape.place), all);
                         }
@@ -426,13 +429,22 @@ impl Schema {
             if out.len() == count {
                 break;
             }
-            let item = self.value(schema, &format!("{place}/items"), depth, runner);
+            let (schema, part) = match prefix(members).get(out.len()) {
+                Some(schema) => (schema, format!("{place}/prefixItems/{}", out.len())),
+                None => (schema, format!("{place}/items")),
+            };
+            let item = self.value(schema, &part, depth, runner);
             if !is_set || !out.contains(&item) {
                 out.push(item);
             }
         }
         out.into()
     }
+}
+
+/// What the first items of an array are, each for itself.
+fn prefix(members: &Map<String, Value>) -> &[Value] {
+    members.get("prefixItems").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// The types that an instance may have; `any` where the schema says nothing, none where nothing fits.

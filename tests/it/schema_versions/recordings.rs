@@ -18,7 +18,7 @@ use tmws::{
 };
 
 use super::families::{files, read, root};
-use crate::{network::dashboard, tools};
+use crate::{acceptance, network::dashboard, tools};
 
 /// Taken at most of each definition of MCP, of each source: more of the same shape prove nothing.
 const OF_EACH_MAX: usize = 6;
@@ -28,6 +28,7 @@ const FRAME_MAX: usize = 4_000;
 /// By family; in a fixed order.
 pub(crate) async fn collect() -> BTreeMap<String, Vec<Value>> {
     let mut found: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    found.insert("acceptance".to_owned(), acceptance::instances());
     found.insert("config".to_owned(), settings());
     found.insert("pattern".to_owned(), patterns());
     found.insert("dashboard".to_owned(), dashboard::instances().await);
