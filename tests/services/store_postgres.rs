@@ -8,12 +8,14 @@ use std::{
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tmws::{
+    accept::proxy::{Proxy, Way},
     revision::Era,
     scope::Scope,
     store::{
         Change, Changes, LazyStore, NewTask, PostgresOptions, PostgresStore, Store, StoreError, StoredResult,
     },
 };
+use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 
 use super::{
     postgres::{Database, run},
@@ -343,6 +345,58 @@ async fn a_write_that_began_is_kept_though_nobody_waits_for_it() {
     until(&database, "active", "tmws.purge_result", 0).await;
     until(&database, "idle", "COMMIT", 1).await;
     assert_eq!(database.value("SELECT count(*) FROM tmws.result WHERE $1 <> ''").await, 1);
+}
+
+/// More than anything here takes.
+const LONG: Duration = Duration::from_secs(30);
+
+/// A store with one connection, and a read whose beginning has gone out on it, and hangs in the proxy.
+async fn hung() -> (Database, Arc<Proxy>, Arc<dyn Store>, JoinHandle<()>) {
+    let database = Database::new("").await;
+    let url = database.url();
+    let (_, place) = url.rsplit_once('@').unwrap();
+    let (place, _) = place.split_once('/').unwrap();
+    let proxy = Arc::new(Proxy::start(place.parse().unwrap()).await.unwrap());
+    let mut options = PostgresOptions::new(url.replacen(place, &proxy.address().to_string(), 1));
+    options.connections_max = 1;
+    let store = PostgresStore::open(options).await.unwrap();
+    store.put_result(&ann(), result(1), at(0)).await.unwrap();
+    let begins = Arc::new(Notify::new());
+    let (told, hung) = (Arc::clone(&begins), Arc::downgrade(&proxy));
+    proxy.edit(Some(Arc::new(move |way, piece: &mut Vec<u8>| {
+        if way == Way::There && piece.windows(9).any(|text| text == b"READ ONLY") {
+            hung.upgrade().unwrap().freeze(true);
+            told.notify_one();
+        }
+    })));
+    let reading = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { drop(store.session_scratch(&ann(), "s_none", at(0)).await) }
+    });
+    timeout(LONG, begins.notified()).await.expect("it begins");
+    (database, proxy, store, reading)
+}
+
+#[tokio::test]
+async fn a_read_that_is_given_up_while_it_begins_leaves_its_connection_as_it_was() {
+    let (database, proxy, store, reading) = hung().await;
+    reading.abort();
+    assert!(reading.await.unwrap_err().is_cancelled());
+    proxy.edit(None);
+    proxy.freeze(false);
+    let ann = ann();
+    let writing = store.put_result(&ann, result(2), at(0));
+    timeout(LONG, writing).await.expect("the connection comes back").unwrap();
+    assert_eq!(database.value("SELECT count(*) FROM tmws.result WHERE $1 <> ''").await, 2);
+    until(&database, "idle in transaction%", "", 0).await;
+}
+
+#[tokio::test]
+async fn a_read_that_was_given_up_while_it_began_does_not_keep_a_store_from_closing() {
+    let (_database, _proxy, store, reading) = hung().await;
+    reading.abort();
+    assert!(reading.await.unwrap_err().is_cancelled());
+    timeout(LONG, store.close(LONG * 2)).await.expect("it closes though the database is silent");
 }
 
 #[tokio::test]

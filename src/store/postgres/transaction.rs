@@ -4,8 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
-    AssertSqlSafe, Connection as _, PgConnection, PgPool, PgTransaction, Postgres, pool::PoolConnection,
+    AssertSqlSafe, Connection as _, PgConnection, PgPool, PgTransaction, Postgres, SqlSafeStr as _,
+    pool::PoolConnection,
 };
+use tokio::sync::oneshot;
 
 use super::fault::{Fault, classify, closed, is_lost, is_transient, unavailable};
 use crate::store::{
@@ -113,10 +115,37 @@ impl Database {
             async move {
                 // The beginning is part of the wait: it is in one with the connection.
                 let _waiting = self.waits.begin(&self.pool);
-                self.pool.begin_with(statements).await
+                self.begin_to_its_end(statements).await
             }
         };
         self.on_a_live_one(begin).await
+    }
+
+    /// A transaction that `statements` begin. It is begun to its end though its caller stops waiting: sqlx knows of a
+    /// transaction once it is told that it began, and a connection that comes back to the pool before that comes back
+    /// within one that nobody ends; a write that gets it next may only read. Where the pool is closed nobody gets it, and
+    /// what nobody waits for ends at once.
+    async fn begin_to_its_end(
+        &self,
+        statements: AssertSqlSafe<String>,
+    ) -> Result<PgTransaction<'static>, sqlx::Error> {
+        let connection = self.pool.acquire().await?;
+        let closing = self.pool.close_event();
+        let (waiting, is_given_up) = oneshot::channel::<()>();
+        let begin = PgTransaction::begin(connection, Some(statements.into_sql_str()));
+        let begun = tokio::spawn(async move {
+            tokio::select! {
+                begun = begin => begun,
+                () = async { let _ = is_given_up.await; closing.await } => Err(sqlx::Error::PoolClosed),
+            }
+        });
+        let begun = begun.await;
+        drop(waiting);
+        begun.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and the store with it.
+            Err(_) => Err(sqlx::Error::PoolClosed),
+        })
     }
 
     /// What `ask` gives, which takes a connection of the pool and changes nothing: asked on another one where the one at
