@@ -14,6 +14,7 @@ pub mod random;
 pub mod revision;
 pub mod scope;
 pub mod trace;
+mod turnstile;
 
 pub mod metrics;
 

@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     meter::{Failure, Meter, failure_of},
     rate::Rates,
-    turnstile::{Entry, Permit, Turnstile, Waiting},
 };
 use crate::{
     audit::{Audit, CallLine, Outcome, Place, Unlogged},
@@ -28,11 +27,15 @@ use crate::{
     revision::Revision,
     scope::{Rights, Scope},
     tool::{Change, ConnectionId, Context, MirroredArgument, Notices, Origin, ReplyFuture, Service},
+    turnstile::{Entry, Permit, Turnstile, Waiting},
     wire::Method,
 };
 
 /// When a place or the log may be free again is not known: a caller is told to wait so long.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Who asks for more than its rate hears so after this: one that asks on at once, whatever it is told, would have the
+/// server do nothing but tell it.
+const REFUSED_AFTER: Duration = Duration::from_millis(100);
 /// A call that was dropped without an end: it panicked, or outlived its cancellation.
 const DROPPED: &str = "-32603";
 
@@ -121,11 +124,7 @@ impl Governed {
         }
     }
 
-    /// A call that does not come to the service.
-    fn refuse(&self, method: Method, revision: Revision, busy: Busy, scope: &Scope) -> ReplyFuture {
-        Box::pin(std::future::ready(self.refusal(method, revision, busy, scope)))
-    }
-
+    /// The answer to a call that does not come to the service.
     fn refusal(&self, method: Method, revision: Revision, busy: Busy, scope: &Scope) -> Reply {
         let reply = busy.into_reply(method, scope);
         if let Some(failure) = failure_of(revision, &reply) {
@@ -143,10 +142,22 @@ impl Service for Governed {
     fn call(self: Arc<Self>, call: Call, context: Context) -> ReplyFuture {
         let begun = Instant::now();
         let (method, revision) = (call.method(), call.client.revision);
-        let admitted = self.check_rate(&context, begun).and_then(|()| self.check_audit(method));
-        let place = match admitted {
+        if let Err(busy) = self.check_rate(&context, begun) {
+            let reply = self.refusal(method, revision, busy, &context.scope);
+            return Box::pin(async move {
+                tokio::select! {
+                    () = context.cancel.cancelled() => {}
+                    () = tokio::time::sleep(REFUSED_AFTER) => {}
+                }
+                reply
+            });
+        }
+        let place = match self.check_audit(method) {
             Ok(place) => place,
-            Err(busy) => return self.refuse(method, revision, busy, &context.scope),
+            Err(busy) => {
+                let reply = self.refusal(method, revision, busy, &context.scope);
+                return Box::pin(std::future::ready(reply));
+            }
         };
         let line = place.map(|place| {
             Box::new(Unfilled {

@@ -10,7 +10,6 @@
 mod governed;
 mod meter;
 mod rate;
-mod turnstile;
 
 pub use governed::Governed;
 pub(crate) use meter::failure_of;

@@ -16,6 +16,7 @@ mod reembed;
 mod rules;
 mod sqlite;
 mod terms;
+mod turns;
 mod upkeep;
 mod view;
 mod waits;

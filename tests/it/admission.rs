@@ -209,16 +209,18 @@ fn what_is_ready_at_once_is_ready_at_once() {
     assert_eq!(bench.figure("tmws_call_duration_seconds_count{method=\"prompts/get\"}"), "0");
 }
 
-#[test]
-fn too_many_calls_a_second_are_told_to_wait() {
+#[tokio::test]
+async fn too_many_calls_a_second_are_told_to_wait() {
     let bench = Bench::new(NetworkLimits { calls_per_second: 1, calls_burst: 2, ..limits() });
     assert!(poll(&mut bench.tool("now", context(1))).is_some());
     assert!(poll(&mut bench.call(Method::ToolsList, &json!({}), context(1))).is_some());
-    let refused = failure(&poll(&mut bench.tool("now", context(1))).unwrap());
+    let mut held_back = bench.tool("now", context(1));
+    assert!(poll(&mut held_back).is_none(), "who asks on at once gains nothing by it");
+    let refused = failure(&held_back.await);
     assert_eq!(refused["error"], "busy");
     let pause = refused["retry_after_ms"].as_u64().unwrap();
     assert!((1..=1_000).contains(&pause), "{refused}");
-    match poll(&mut bench.call(Method::ToolsList, &json!({}), context(1))).unwrap() {
+    match bench.call(Method::ToolsList, &json!({}), context(1)).await {
         Reply::Error(CallError::Busy { retry_after, message }) => {
             assert!(retry_after <= Duration::from_secs(1) && message.contains("slow down"));
         }
@@ -229,10 +231,14 @@ fn too_many_calls_a_second_are_told_to_wait() {
     assert_eq!(bench.figure("tmws_rate_limited_total"), "2");
     assert_eq!(bench.figure("tmws_call_errors_total{layer=\"tool\",code=\"busy\"}"), "1");
     assert_eq!(bench.figure("tmws_call_errors_total{layer=\"protocol\",code=\"429\"}"), "1");
+    // One that is given up is not waited with.
+    let given_up = context(1);
+    given_up.cancel.cancel();
+    assert!(poll(&mut bench.tool("now", given_up)).is_some());
 }
 
-#[test]
-fn a_token_has_one_rate_on_all_its_connections_and_stateless_clients_one_per_address() {
+#[tokio::test]
+async fn a_token_has_one_rate_on_all_its_connections_and_stateless_clients_one_per_address() {
     let one = NetworkLimits { calls_per_second: 1, calls_burst: 1, ..limits() };
     let passes = |bench: &Bench, connection, origin| {
         let context = Context { origin, ..context(connection) };

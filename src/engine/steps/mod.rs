@@ -8,6 +8,7 @@ pub mod exec;
 pub mod fs;
 pub mod git;
 pub mod http;
+mod lanes;
 pub mod llm;
 pub mod mcp;
 mod memory;
@@ -31,6 +32,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use self::lanes::Lanes;
 use super::{Asker, EngineError, ErrorKind, MemoryListener, Outside};
 use crate::{
     pattern::{Family, Permissions, StepRow},
@@ -143,6 +145,9 @@ impl From<Shut> for StepError {
     }
 }
 
+/// Who reads files, as many at once as there are processors for each.
+static FILES: Lanes = Lanes::new();
+
 /// Runs one step on its own: `with` is evaluated, permissions were checked. Not for the control steps that hold other
 /// steps ([`BLOCKS`]): those are the run's own.
 ///
@@ -158,7 +163,10 @@ pub async fn run(
         Family::Data => data::run(row.uses, ctx, with).await,
         Family::Control => control::run(row.uses, ctx, with).await,
         Family::Session => session::run(row.uses, ctx, with).await,
-        Family::Fs => fs::run(row.uses, ctx, with).await,
+        Family::Fs => {
+            let _place = FILES.enter(&ctx.scope).await;
+            fs::run(row.uses, ctx, with).await
+        }
         Family::Git => git::run(row.uses, ctx, with).await,
         Family::Exec => exec::run(row.uses, ctx, with).await,
         Family::Http => http::run(row.uses, ctx, with).await,

@@ -36,7 +36,7 @@ use self::{
 use super::{
     Changes, EmbeddingProgress, Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter,
     MemoryQuery, NewMemory, NewTask, Place, Remembered, Store, StoreError, StoreLoad, StoreStats,
-    StoredResult, StoredTask, TaskChange, TaskWrite, id, rules, view::View,
+    StoredResult, StoredTask, TaskChange, TaskWrite, id, rules, turns::Turns, view::View,
 };
 use crate::{embedding::Embeddings, limits::StoreLimits, revision::Era, scope::Scope};
 
@@ -107,7 +107,7 @@ struct Shared {
     ids: id::IdMint,
     models: vectors::Models,
     frequencies: search::Frequencies,
-    turns: search::Turns,
+    turns: Option<Turns>,
     listening: Arc<Listening>,
     marks: mark::Marks,
 }

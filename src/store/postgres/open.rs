@@ -15,7 +15,7 @@ use super::{
     transaction::Database,
     vectors,
 };
-use crate::store::{Place, StoreError, id, waits::Waits};
+use crate::store::{Place, StoreError, id, turns::Turns, waits::Waits};
 
 /// Longest wait for a connection, new or from the pool.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -143,7 +143,8 @@ pub(super) async fn open(options: PostgresOptions) -> Result<Shared, StoreError>
             })
         })
         .connect_lazy_with(walled);
-    let turns = search::Turns::new(is_near(&owner));
+    // A server elsewhere has processors of its own.
+    let turns = is_near(&owner).then(|| Turns::new(usize::MAX));
     let database = Arc::new(Database { pool, waits: Waits::default(), place });
     let listening = Listening::new(owner.clone());
     Ok(Shared {

@@ -15,7 +15,6 @@ use std::{
 
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     Shared,
@@ -92,30 +91,6 @@ impl Frequencies {
         }
         let now = Instant::now();
         counts.extend(counted.into_iter().map(|(key, count)| (key, (now, count))));
-    }
-}
-
-/// Searches at once on a server that shares the processors of this machine: more of them only take them from each other,
-/// and all are answered later.
-const AT_ONCE_A_PROCESSOR: usize = 2;
-
-/// Whose turn it is to search, in the order in which they came.
-pub(super) struct Turns(Option<Semaphore>);
-
-impl Turns {
-    /// `is_near`: the server runs on this machine.
-    pub(super) fn new(is_near: bool) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self(is_near.then(|| Semaphore::new(processors * AT_ONCE_A_PROCESSOR)))
-    }
-
-    /// Waits no longer than for a connection.
-    async fn wait(&self, shared: &Shared) -> Result<Option<SemaphorePermit<'_>>, StoreError> {
-        let Some(turns) = &self.0 else { return Ok(None) };
-        match tokio::time::timeout(CONNECT_MAX, turns.acquire()).await {
-            Ok(turn) => Ok(turn.ok()),
-            Err(_) => Err(shared.database.told(sqlx::Error::PoolTimedOut)),
-        }
     }
 }
 
@@ -473,7 +448,12 @@ pub(super) async fn search(
     let depth = Depth::of(by, &filter);
     // Before a connection is taken: reading a model may take a while.
     let vector = if depth.vector == 0 { None } else { meaning(shared, by, &text).await? };
-    let _turn = shared.turns.wait(shared).await?;
+    let _turn = match &shared.turns {
+        Some(turns) => {
+            Some(turns.wait(&view, CONNECT_MAX).await.map_err(|error| shared.database.told(error))?)
+        }
+        None => None,
+    };
     // What is counted and remembered is large.
     let is_large = shared.frequencies.get(&counted_by(&view.readers(), MEMORIES)).is_some();
     let plan = if is_large {

@@ -19,8 +19,8 @@ const VECTOR_BYTES: usize = 12;
 /// From so many vectors on, only those are compared whose signs differ least from those of what is looked for.
 const SCREENED_VECTORS: usize = 8_192;
 /// One of so many is compared then, and so many at least.
-const SCREENED_SHARE: usize = 16;
-const SCREENED_LEAST: usize = 4_000;
+const SCREENED_SHARE: usize = 32;
+const SCREENED_LEAST: usize = 2_000;
 /// One of so many says how many signs that is.
 const SAMPLED: usize = 8;
 /// Most by which a similarity of bytes differs from the exact one, for vectors of length 1: four times what was

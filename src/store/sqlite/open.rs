@@ -277,3 +277,17 @@ pub(super) async fn run_blocking<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Internal(Box::new(error))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `.cargo/config.toml` says so; a build that does not read it is slower where several read at the same time.
+    #[tokio::test]
+    async fn sqlite_is_built_without_a_lock_over_all_connections() {
+        let mut memory = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        let options: Vec<String> =
+            sqlx::query_scalar("PRAGMA compile_options").fetch_all(&mut memory).await.unwrap();
+        assert!(options.iter().all(|option| option != "ENABLE_MEMORY_MANAGEMENT"), "{options:?}");
+    }
+}

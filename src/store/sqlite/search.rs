@@ -72,7 +72,7 @@ pub(super) async fn search(
     let depth = Depth::of(query.by, &query.filter);
     let vectors = if query.by == Retrieval::Lexical { None } else { embedded(table, query).await? };
     let asked = Asked { view, filter: &query.filter, now };
-    let _turn = table.turn().await?;
+    let _turn = table.turn(view).await?;
     let mut tx = table.readers.begin().await?;
     let mut passes = Passes::new(asked);
     let mut looked = match vectors {

@@ -1,21 +1,19 @@
 //! Vectors in the file: whose they are, writing them, and bringing the index in memory up to date with them.
 
-use std::{num::NonZero, sync::Arc, thread};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use simsimd::SpatialSimilarity as _;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, pool::PoolConnection, sqlite::SqliteRow};
-use tokio::{
-    sync::{Mutex, Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use tokio::sync::Mutex;
 
 use super::{
     READER_WAIT, READERS_MAX, Readers, Shared,
     fault::{Fault, classify},
     index::{Entry, Index, Scanned, Small, Taken},
+    view::View,
     writer::{Write, Writer},
 };
 use crate::{
@@ -23,7 +21,9 @@ use crate::{
     store::{
         EmbeddingProgress, StoreError,
         reembed::{Unembedded, VectorTable},
+        turns::Turns,
     },
+    turnstile::Permit,
 };
 
 /// Bytes of vectors that are kept in memory: about a million of 256 numbers.
@@ -203,30 +203,24 @@ pub(super) struct Table {
     pub(super) index: Index,
     /// Held by the one search that reads vectors into the index; the others would read the same.
     loading: Mutex<()>,
-    /// Searches at once: more than there are cores would only take the cores from one another.
-    turns: Semaphore,
+    turns: Turns,
 }
 
 impl Table {
     pub(super) fn new(shared: Arc<Shared>, readers: Readers, writer: Writer) -> Self {
-        let turns = (2 * thread::available_parallelism().map_or(1, NonZero::get)).min(READERS_MAX as usize);
         Self {
             shared,
             readers,
             writer,
             index: Index::new(INDEX_BYTES_MAX),
             loading: Mutex::default(),
-            turns: Semaphore::new(turns),
+            turns: Turns::new(READERS_MAX as usize),
         }
     }
 
-    /// Waits until a search may begin, in the order in which they came.
-    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, sqlx::Error> {
-        match timeout(READER_WAIT, self.turns.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) => Err(sqlx::Error::PoolClosed),
-            Err(_) => Err(sqlx::Error::PoolTimedOut),
-        }
+    /// Waits until a search of `view` may begin.
+    pub(super) async fn turn(&self, view: &View) -> Result<Permit, sqlx::Error> {
+        self.turns.wait(view, READER_WAIT).await
     }
 
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {

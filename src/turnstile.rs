@@ -1,4 +1,4 @@
-//! Lets so many calls run at once, and those that wait in by turns: one of each lane, then the next of each.
+//! Lets so many run at once, and those that wait in by turns: one of each lane, then the next of each.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,7 +19,7 @@ const LINE: usize = 1;
 const PLACE: usize = 2;
 
 /// The turnstile. Without anybody waiting, coming and going is one atomic exchange each.
-pub(super) struct Turnstile {
+pub(crate) struct Turnstile {
     /// Free places times [`PLACE`], or [`LINE`].
     state: AtomicUsize,
     line: Mutex<Line>,
@@ -43,10 +43,10 @@ struct Waiter {
 
 /// The right to run; given back by dropping it.
 #[must_use = "the place is given back when this is dropped"]
-pub(super) struct Permit(Option<Arc<Turnstile>>);
+pub(crate) struct Permit(Option<Arc<Turnstile>>);
 
 /// What somebody gets who comes.
-pub(super) enum Entry {
+pub(crate) enum Entry {
     /// A place.
     Now(Permit),
     /// A place later.
@@ -56,7 +56,7 @@ pub(super) enum Entry {
 }
 
 /// A place in the line, left by dropping it.
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     turnstile: Arc<Turnstile>,
     lane: u64,
     ticket: u64,
@@ -65,18 +65,18 @@ pub(super) struct Waiting {
 
 impl Turnstile {
     /// Lets `places` in at once; in each lane at most `lane_max` wait.
-    pub(super) fn new(places: usize, lane_max: usize) -> Arc<Self> {
+    pub(crate) fn new(places: usize, lane_max: usize) -> Arc<Self> {
         let places = places.clamp(1, usize::MAX / PLACE);
         Arc::new(Self { state: AtomicUsize::new(places * PLACE), line: Mutex::default(), places, lane_max })
     }
 
     /// A place, if one is free and nobody waits.
-    pub(super) fn try_enter(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Permit> {
         self.take_free().then(|| Permit(Some(Arc::clone(self))))
     }
 
     /// A place now, or a place in the line of `lane`.
-    pub(super) fn enter(self: &Arc<Self>, lane: u64) -> Entry {
+    pub(crate) fn enter(self: &Arc<Self>, lane: u64) -> Entry {
         let mut waits = self.lock();
         // Until the sign is up that somebody waits, places come free without the lock.
         loop {
@@ -109,12 +109,12 @@ impl Turnstile {
     }
 
     /// Places taken.
-    pub(super) fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.places - self.state.load(Ordering::Relaxed) / PLACE
     }
 
     /// How many wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.lock().waiting
     }
 

@@ -1,0 +1,80 @@
+//! Searches at once: more of them than processors can do only take those from each other, and all are answered later.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    num::NonZero,
+    sync::Arc,
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use super::view::View;
+use crate::turnstile::{Entry, Permit, Turnstile};
+
+const AT_ONCE_A_PROCESSOR: usize = 2;
+
+/// Whose turn it is to search: one of each principal who waits, then the next of each. Who asks for many at once waits
+/// for its own, not the others for them.
+pub(super) struct Turns {
+    turnstile: Arc<Turnstile>,
+    /// Makes lanes that nobody can choose to be equal.
+    lanes: RandomState,
+}
+
+impl Turns {
+    /// As many as the processors of this machine can do, `most` at most.
+    pub(super) fn new(most: usize) -> Self {
+        let processors = available_parallelism().map_or(1, NonZero::get);
+        let turnstile = Turnstile::new((processors * AT_ONCE_A_PROCESSOR).min(most), usize::MAX);
+        Self { turnstile, lanes: RandomState::new() }
+    }
+
+    /// Waits for a turn of whoever's view this is, no longer than `patience`.
+    ///
+    /// # Errors
+    /// It did not come in time.
+    pub(super) async fn wait(&self, view: &View, patience: Duration) -> Result<Permit, sqlx::Error> {
+        match self.turnstile.enter(self.lanes.hash_one(&view.principal)) {
+            Entry::Now(turn) => Ok(turn),
+            Entry::Later(turn) => timeout(patience, turn).await.map_err(|_| sqlx::Error::PoolTimedOut),
+            Entry::Full => Err(sqlx::Error::PoolTimedOut),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::scope::{ProjectId, Scope};
+
+    #[tokio::test]
+    async fn one_who_asks_for_many_does_not_keep_the_others_waiting() {
+        const LONG: Duration = Duration::from_mins(1);
+        let view = |principal: &str| View::of(&Scope::mint(ProjectId::personal(), principal, "agent", None));
+        let (greedy, other) = (view("greedy"), view("other"));
+        let turns = Turns::new(1);
+        let running = turns.wait(&greedy, LONG).await.unwrap();
+        let mut queue: Vec<_> = (0..5).map(|_| Box::pin(turns.wait(&greedy, LONG))).collect();
+        for waiting in &mut queue {
+            assert!(poll!(waiting).is_pending());
+        }
+        let mut late = Box::pin(turns.wait(&other, LONG));
+        assert!(poll!(&mut late).is_pending());
+        drop(running);
+        // The greedy one came first; the other is next, however many of the greedy one wait.
+        let mut queue = queue.into_iter();
+        let next = queue.next().unwrap().await.unwrap();
+        assert!(poll!(&mut late).is_pending());
+        drop(next);
+        drop(late.await.unwrap());
+        for waiting in queue {
+            drop(waiting.await.unwrap());
+        }
+        let _held = turns.wait(&other, LONG).await.unwrap();
+        assert!(matches!(turns.wait(&other, Duration::ZERO).await, Err(sqlx::Error::PoolTimedOut)));
+    }
+}
