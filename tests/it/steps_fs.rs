@@ -288,7 +288,8 @@ async fn grep_gives_texts_and_what_defines_first() {
     folder
         .write("a.rs", "use berth;\nimpl Dock {\n    pub(crate) fn berth_all_ships_of_the_harbour_by_their_size(&self) {\n        berth();\n    }\n}\nfn berth() {}\n")
         .write("b.py", format!("berth = 1  # {long}\nclass  berth: pass\n"))
-        .write("c.txt", "a berth, not a fnberth\n");
+        .write("src/d.rs", "berth.moor();\n")
+        .write("a.md", "a berth, not a fnberth\n");
     let found = folder
         .fs("fs.grep", json!({"pattern": "berth", "literal": true, "word": true, "lines": true}))
         .await
@@ -297,13 +298,14 @@ async fn grep_gives_texts_and_what_defines_first() {
     assert_eq!(
         found["files"],
         json!([
-            {"path": "a.rs", "n": 3, "defines": true, "hits": [
+            {"path": "a.rs", "n": 3, "hits": [
                 "7: fn berth() {}",
                 "1: use berth;",
                 "4: berth(); [fn berth_all_ships_of_the_harbour_by_their_size]",
             ]},
-            {"path": "b.py", "n": 2, "defines": true, "hits": ["2: class  berth: pass", format!("1: berth = 1  # {cut}")]},
-            {"path": "c.txt", "n": 1, "defines": false, "hits": ["1: a berth, not a fnberth"]},
+            {"path": "b.py", "n": 2, "hits": ["2: class  berth: pass", format!("1: berth = 1  # {cut}")]},
+            {"path": "src/d.rs", "n": 1, "hits": ["1: berth.moor();"]},
+            {"path": "a.md", "n": 1, "hits": ["1: a berth, not a fnberth"]},
         ])
     );
 }

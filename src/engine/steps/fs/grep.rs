@@ -22,6 +22,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     glob::matcher,
+    rank::Rank,
     root::{Bounds, Found, Root, is_binary, relative, shown},
     secret,
     symbol::Looks,
@@ -307,7 +308,7 @@ impl Search {
         looks: Looks,
         n: usize,
         hits: &[(usize, usize)],
-    ) -> Value {
+    ) -> (Rank, Value) {
         let mut shown_hits: Vec<(bool, String)> = hits
             .iter()
             .map(|&(index, at)| {
@@ -323,7 +324,7 @@ impl Search {
         shown_hits.sort_by_key(|(uses, _)| *uses);
         let defines = shown_hits.first().is_some_and(|(uses, _)| !uses);
         let hits: Vec<Value> = shown_hits.into_iter().map(|(_, shown)| shown.into()).collect();
-        json!({"path": shown(path), "n": n, "defines": defines, "hits": hits})
+        (Rank::of(path, defines), json!({"path": shown(path), "n": n, "hits": hits}))
     }
 
     /// Whether a match stands behind a word that defines what follows it.
@@ -338,7 +339,8 @@ impl Search {
         })
     }
 
-    fn shown(&self, path: &Path, bytes: &[u8], n: usize, hits: &[(usize, usize)]) -> Value {
+    /// Hits of a file, and its rank among files where hits are texts.
+    fn shown(&self, path: &Path, bytes: &[u8], n: usize, hits: &[(usize, usize)]) -> (Rank, Value) {
         let lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
         let looks = Looks::of(path);
         if self.lines {
@@ -364,7 +366,7 @@ impl Search {
                 Value::Object(hit)
             })
             .collect();
-        json!({"path": shown(path), "n": n, "hits": hits})
+        (Rank::default(), json!({"path": shown(path), "n": n, "hits": hits}))
     }
 }
 
@@ -453,7 +455,7 @@ struct Scanned {
     n: usize,
     /// Of them in `value`.
     hits: usize,
-    value: Option<Value>,
+    value: Option<(Rank, Value)>,
     cut: bool,
 }
 
@@ -462,7 +464,7 @@ struct Findings {
     n: usize,
     files_n: usize,
     shown: usize,
-    files: Vec<Value>,
+    files: Vec<(Rank, Value)>,
     searched: usize,
     bytes: u64,
     produced: usize,
@@ -498,7 +500,7 @@ impl Findings {
         self.files_n += 1;
         let hits = hits.min(limit.saturating_sub(self.shown));
         self.cut |= hits < n;
-        let Some(mut value) = value.filter(|_| hits > 0) else { return };
+        let Some((rank, mut value)) = value.filter(|_| hits > 0) else { return };
         if let Some(Value::Array(lines)) = value.get_mut("hits") {
             lines.truncate(hits);
         }
@@ -508,11 +510,13 @@ impl Findings {
             self.cut = true;
         } else {
             self.produced += size;
-            self.files.push(value);
+            self.files.push((rank, value));
         }
     }
 
-    fn into_output(self, walked: Walked) -> StepOutput {
+    fn into_output(mut self, walked: Walked) -> StepOutput {
+        self.files.sort_by_key(|(rank, _)| *rank);
+        let files: Vec<Value> = self.files.into_iter().map(|(_, file)| file).collect();
         let skipped: Map<String, Value> = [
             ("binary", self.binary),
             ("large", self.large),
@@ -526,7 +530,7 @@ impl Findings {
         let value = json!({
             "n": self.n,
             "files_n": self.files_n,
-            "files": self.files,
+            "files": files,
             "searched": self.searched,
             "skipped": skipped,
             "truncated": self.cut || walked.cut,

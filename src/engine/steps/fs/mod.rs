@@ -9,6 +9,7 @@ mod glob;
 mod grep;
 mod mtime;
 mod outline;
+mod rank;
 mod read;
 pub(super) mod root;
 mod secret;
@@ -38,7 +39,7 @@ use crate::engine::ErrorKind;
 /// |---|---|
 /// | `fs.read` | `{path, from, to, bytes, text, truncated, next?, lossy?, binary?}`: lines `from..=to`, counted from 1; `bytes` is the file's size. With `tail` the last lines of any file up to 16 MiB, without numbers: `{path, bytes, text, truncated, lossy?}`, `truncated` where the beginning is left out |
 /// | `fs.glob` | `{n, files: [path], unreadable, truncated}`: `n` counts all matches |
-/// | `fs.grep` | `{n, files_n, files: [{path, n, hits: [{line, text, symbol?, before?, after?}]}], searched, skipped: {binary?, large?, secret?, unreadable?}, truncated}`; with `lines`, `files: [{path, n, defines, hits: [TEXT]}]`, a text each (`LINE: TEXT [SYMBOL]`), those that define what is looked for first |
+/// | `fs.grep` | `{n, files_n, files: [{path, n, hits: [{line, text, symbol?, before?, after?}]}], searched, skipped: {binary?, large?, secret?, unreadable?}, truncated}`; with `lines`, hits are texts (`LINE: TEXT [SYMBOL]`), those that define what is looked for first, and so are files: then code before prose and data, code before tests and examples, high folders before deep ones |
 /// | `fs.stat` | `{path, exists, kind, bytes, modified}`: `kind` is `file`, `folder` or `other` |
 /// | `fs.outline` | `{n, files_n, files: [{path, language, lines, bytes, n, symbols: [{line, depth, name, signature}]}], skipped, truncated}` |
 /// | `fs.tree` | `{path, n, folders: [{path, n}], files: [name], unreadable, truncated}`: `n` counts files at any depth |

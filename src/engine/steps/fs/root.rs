@@ -1,6 +1,7 @@
 //! A granted directory as a capability: nothing outside it can be opened, whatever a path or a symlink says.
 
 use std::{
+    ffi::OsStr,
     io::{self, Read},
     path::{Component, Path, PathBuf},
     sync::Arc,
@@ -12,6 +13,7 @@ use cap_std::{
     fs::{Dir, File, Metadata, OpenOptions, OpenOptionsExt},
 };
 use memchr::memchr;
+use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use tokio_util::sync::CancellationToken;
 
 use super::secret;
@@ -182,43 +184,49 @@ pub(super) fn open_regular(dir: &Dir, path: &Path) -> io::Result<File> {
     if !dir.symlink_metadata(path)?.is_file() {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    open_listed(dir, path).map(|(file, _)| file)
-}
-
-/// As [`open_regular`], of a path that the folder's own listing called a regular file; also its size in bytes.
-fn open_listed(dir: &Dir, path: &Path) -> io::Result<(File, u64)> {
     let mut options = OpenOptions::new();
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NOFOLLOW;
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
     options.read(true).custom_flags(flags.bits().cast_signed());
     let file = dir.open_with(path, &options)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
+    if !file.metadata()?.is_file() {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    Ok((file, metadata.len()))
+    Ok(file)
+}
+
+/// As [`open_regular`], of a name in `dir`'s own listing that is a regular file's; also its size in bytes. A search opens
+/// thousands of them: a name alone, not followed, needs no resolving to stay where it is.
+fn open_listed(dir: &Dir, name: &OsStr) -> io::Result<(std::fs::File, u64)> {
+    if name.as_encoded_bytes().contains(&b'/') || name == ".." {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(dir, name, flags, Mode::empty())?;
+    let found = fstat(&file)?;
+    if !FileType::from_raw_mode(found.st_mode).is_file() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok((file.into(), u64::try_from(found.st_size).unwrap_or_default()))
 }
 
 /// Up to `bytes_max` bytes of the regular file at `path`, and whether that was all.
 pub(super) fn read_capped(dir: &Dir, path: &Path, bytes_max: usize) -> io::Result<(Vec<u8>, bool)> {
-    if !dir.symlink_metadata(path)?.is_file() {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
+    let file = open_regular(dir, path)?;
+    let size = file.metadata()?.len();
     let mut bytes = Vec::new();
-    let (read, whole) = read_listed(dir, path, bytes_max, &mut bytes)?;
-    let length = read.len();
-    bytes.truncate(length);
-    Ok((bytes, whole))
+    file.take(bytes_max as u64).read_to_end(&mut bytes)?;
+    Ok((bytes, size <= bytes_max as u64))
 }
 
-/// As [`read_capped`], of a path that the folder's own listing called a regular file: it need not be looked at before it
-/// is opened. What is read stands at the beginning of `buffer`, which only grows.
+/// As [`read_capped`], of a name in `dir`'s own listing that is a regular file's: it need not be looked at before it is
+/// opened. What is read stands at the beginning of `buffer`, which only grows.
 pub(super) fn read_listed<'b>(
     dir: &Dir,
-    path: &Path,
+    name: &OsStr,
     bytes_max: usize,
     buffer: &'b mut Vec<u8>,
 ) -> io::Result<(&'b [u8], bool)> {
-    let (mut file, size) = open_listed(dir, path)?;
+    let (mut file, size) = open_listed(dir, name)?;
     let wanted = usize::try_from(size).unwrap_or(usize::MAX).min(bytes_max);
     if buffer.len() < wanted {
         buffer.resize(wanted, 0);

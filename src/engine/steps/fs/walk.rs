@@ -58,7 +58,7 @@ impl Entry {
         bytes_max: usize,
         buffer: &'b mut Vec<u8>,
     ) -> std::io::Result<(&'b [u8], bool)> {
-        read_listed(&self.parent, Path::new(&self.name), bytes_max, buffer)
+        read_listed(&self.parent, &self.name, bytes_max, buffer)
     }
 }
 
