@@ -144,6 +144,12 @@ impl Engine {
         } else {
             [0; 32]
         };
+        // Another address, another query, a project taken out: what was kept before is not given any more.
+        let sources = if keeping.asks_sources {
+            self.outside().sql.mark(call.within.project()).to_vec()
+        } else {
+            Vec::new()
+        };
         let key = keeping.key(
             &Asked {
                 pattern: &call.chosen.pattern,
@@ -155,6 +161,7 @@ impl Engine {
                 query: call.chosen.query.as_deref(),
                 mode: call.request.mode,
                 parts: &parts.texts,
+                sources: &sources,
                 store,
             },
             has_session,

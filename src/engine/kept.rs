@@ -164,6 +164,8 @@ pub(super) struct Keeping {
     pub(super) reads_tree: bool,
     /// Answers mean something in one store only: they have its memories or its handles in them.
     pub(super) of_one_store: bool,
+    /// Runs ask databases of the configuration.
+    pub(super) asks_sources: bool,
 }
 
 impl Keeping {
@@ -192,12 +194,14 @@ impl Keeping {
             reads_memory: used.memory,
             reads_tree: used.tree,
             of_one_store,
+            asks_sources: used.sources,
         })
     }
 
     /// The key of an answer. `within`: the scope within the call's session; `scratch`: of that session.
     pub(super) fn key(&self, asked: &Asked<'_>, has_session: bool) -> Option<cache::Key> {
-        let Asked { pattern, workspace, within, scratch, project, input, query, mode, parts, store } = asked;
+        let Asked { pattern, workspace, within, scratch, project, input, query, mode, parts, sources, store } =
+            asked;
         let mut bound = serde_json::Map::new();
         for (name, source) in &pattern.binds {
             let value = match (source, workspace) {
@@ -214,7 +218,7 @@ impl Keeping {
         let rights = within.rights().to_string();
         let query = query.map_or_else(String::new, |query| format!("?{query}"));
         let mode = [*mode as u8];
-        let whole: [&[u8]; 9] = [
+        let whole: [&[u8]; 10] = [
             KEY_VERSION,
             pattern.hash.as_bytes(),
             rights.as_bytes(),
@@ -224,6 +228,7 @@ impl Keeping {
             input.as_bytes(),
             query.as_bytes(),
             scratch.as_bytes(),
+            sources,
         ];
         let parts = parts.iter().map(String::as_bytes).chain([store.as_slice()]);
         cache::Key::new(within, self.reach, has_session, whole.into_iter().chain(parts))
@@ -257,6 +262,8 @@ pub(super) struct Asked<'a> {
     pub(super) input: &'a str,
     pub(super) query: Option<&'a str>,
     pub(super) mode: Mode,
+    /// What the configuration says of the databases that the call may ask, where the pattern asks any.
+    pub(super) sources: &'a [u8],
     /// In the order of [`Keeping::parts`].
     pub(super) parts: &'a [String],
     /// Names the store, where answers depend on it and other instances read them too.
@@ -271,6 +278,8 @@ struct Used {
     project: bool,
     /// Files of the work tree.
     tree: bool,
+    /// Databases of the configuration.
+    sources: bool,
     /// What is never kept.
     is_foreign: bool,
 }
@@ -283,6 +292,7 @@ impl Used {
                 Family::Git => !["git.status", "git.log"].contains(&step.uses.uses),
                 _ => false,
             };
+            self.sources |= step.uses.family == Family::Sql;
             match step.uses.family {
                 Family::Memory => self.memory = true,
                 Family::Fs | Family::Git | Family::Sql => self.project = true,
@@ -310,6 +320,7 @@ mod tests {
     use crate::{
         cache::Value as _,
         pattern::{Origin, loader::load},
+        scope::ProjectId,
     };
 
     fn pattern(steps: &str, permissions: &str, overflow: &str, cache: &str) -> Pattern {
@@ -350,6 +361,36 @@ mod tests {
             let keeping = Keeping::of(&pattern);
             assert_eq!(keeping.map(|keeping| keeping.reach), reach, "{steps} {overflow} {scope}");
         }
+        let sql = ("  - {id: a, uses: sql.query, with: {source: app, name: ships}}", "{sql: [app]}");
+        for ((steps, permissions), asks_sources) in [(sql, true), (git, false)] {
+            let pattern = pattern(steps, permissions, "cut", "{ttl: 60s, scope: project}");
+            let keeping = Keeping::of(&pattern).unwrap();
+            assert_eq!(keeping.asks_sources, asks_sources, "{steps}");
+            let within = Scope::mint(ProjectId::personal(), "ada", "agent", None);
+            let root = Workspace::Root("/harbour".into());
+            let key = |sources: &[u8]| {
+                let asked = Asked {
+                    pattern: &pattern,
+                    workspace: &root,
+                    within: &within,
+                    scratch: "",
+                    project: "",
+                    input: "{}",
+                    query: None,
+                    mode: Mode::Balanced,
+                    parts: &[],
+                    sources,
+                    store: [0; 32],
+                };
+                keeping.key(&asked, false).unwrap()
+            };
+            assert_eq!(key(b"one"), key(b"one"));
+            assert_ne!(
+                key(b"one"),
+                key(b"another"),
+                "what the configuration says of databases is part of it"
+            );
+        }
         let asks = ("  - {id: a, uses: session.open, with: {}}", "{}");
         assert_eq!(Keeping::of(&pattern(asks.0, asks.1, "cut", "{ttl: 60s, scope: principal}")), None);
     }
@@ -364,6 +405,7 @@ mod tests {
             reads_memory: true,
             reads_tree: false,
             of_one_store: true,
+            asks_sources: false,
         };
         let after = |seconds| now + SignedDuration::from_secs(seconds);
         for (memories, handle, wanted) in [

@@ -119,6 +119,8 @@ fn largest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
 const DESCENTS_MAX: usize = 2;
 /// Alternatives (`,`) of one path, those of its lists multiplied: so often may it name the same node.
 const ALTERNATIVES_MAX: usize = 20;
+/// Filters (`?`) of one path: one within another is looked at for all that the other looks at, and again.
+const FILTERS_MAX: usize = 2;
 /// What a descent may come by, in nodes, each as often as it has others around it.
 const VISITS_MAX: usize = 1 << 20;
 /// What is selected, in bytes of JSON: more than a result has only where parts are named over and over.
@@ -129,13 +131,23 @@ const SELECTED_BYTES_MAX: usize = 4 << 20;
 struct Cost {
     descents: usize,
     alternatives: usize,
+    filters: usize,
+    /// A regex repeats something a number of times: it is made anew for every item, as large as that number.
+    has_counted_regex: bool,
     /// A filter looks at the whole result again, for every item.
     is_absolute_within: bool,
 }
 
 impl Cost {
     fn of(path: &str) -> Self {
-        let mut cost = Self { descents: 0, alternatives: 1, is_absolute_within: false };
+        let has_regex = path.contains("match") || path.contains("search");
+        let mut cost = Self {
+            descents: 0,
+            alternatives: 1,
+            filters: 0,
+            has_counted_regex: has_regex && path.contains('{'),
+            is_absolute_within: false,
+        };
         // Commas of each bracket that is open; those of parentheses divide arguments.
         let mut open: Vec<(u8, usize)> = Vec::new();
         let mut quote = None;
@@ -157,6 +169,7 @@ impl Cost {
                     cost.descents += 1;
                     at += 1;
                 }
+                b'?' => cost.filters += 1,
                 b'$' => cost.is_absolute_within |= !open.is_empty(),
                 b'[' | b'(' => open.push((byte, 0)),
                 b',' => {
@@ -174,6 +187,14 @@ impl Cost {
             at += 1;
         }
         cost
+    }
+
+    const fn is_too_much(&self) -> bool {
+        self.descents > DESCENTS_MAX
+            || self.alternatives > ALTERNATIVES_MAX
+            || self.filters > FILTERS_MAX
+            || self.has_counted_regex
+            || self.is_absolute_within
     }
 }
 
@@ -196,12 +217,13 @@ fn visits(value: &Value, depth: usize, max: usize) -> usize {
 /// One node where the path can only name one, else all nodes as an array.
 fn select(whole: &Value, path: &str) -> Result<Value, EngineError> {
     let cost = Cost::of(path);
-    if cost.descents > DESCENTS_MAX || cost.alternatives > ALTERNATIVES_MAX || cost.is_absolute_within {
+    if cost.is_too_much() {
         return Err(refused(
             ErrorKind::InvalidInput,
             format!(
-                "`select` has more than {DESCENTS_MAX} `..` or {ALTERNATIVES_MAX} alternatives, or a `$` within a \
-                 filter: name the members on the way, as in $.log[0:20], and look at `@` in filters"
+                "`select` has more than {DESCENTS_MAX} `..`, {ALTERNATIVES_MAX} alternatives or {FILTERS_MAX} filters, a \
+                 `$` within a filter, or a regex with a number of repetitions: name the members on the way, as in \
+                 $.log[0:20], and look at `@` in filters"
             ),
             "select",
         ));
@@ -309,6 +331,8 @@ mod tests {
             (&flat, "$..[?@.a == $[0].a]", ErrorKind::InvalidInput),
             (&flat, "$[?count($[*]) == 1]", ErrorKind::InvalidInput),
             (&deep, &lists, ErrorKind::InvalidInput),
+            (&deep, &format!("${}{}", "[?@".repeat(3), "]".repeat(3)), ErrorKind::InvalidInput),
+            (&flat, r"$[?search(@.a, '\\w{200}x')]", ErrorKind::InvalidInput),
             (&deep, "$..*", ErrorKind::LimitExceeded),
             (&deep, "$..[?@..*]", ErrorKind::LimitExceeded),
             (&flat, "$[*,*,*,*,*,*,*,*,*,*,*,*]", ErrorKind::LimitExceeded),
@@ -334,7 +358,9 @@ mod tests {
             ("$[?match(@.a, 'x,y')]", 0, 1, false),
             ("$[?@.a == $.b]", 0, 1, true),
         ] {
-            assert_eq!(Cost::of(path), Cost { descents, alternatives, is_absolute_within }, "{path}");
+            let cost = Cost::of(path);
+            assert_eq!((cost.descents, cost.alternatives), (descents, alternatives), "{path}");
+            assert_eq!(cost.is_absolute_within, is_absolute_within, "{path}");
         }
     }
 

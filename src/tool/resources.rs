@@ -1,6 +1,9 @@
 //! Resources: `pattern://{name}` (listed), `memory://{id}` and `result://{handle}` (templates).
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use rmcp::model::{ReadResourceResult, Resource, ResourceContents, ResourceTemplate};
 use serde_json::Value;
@@ -13,6 +16,8 @@ use crate::{
     store::note_recalled,
 };
 
+/// When to come back, where nothing says it.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 const PATTERN: &str = "pattern://";
 pub(super) const MEMORY: &str = "memory://";
 pub(super) const RESULT: &str = "result://";
@@ -106,8 +111,13 @@ fn resource(pattern: &Pattern) -> Resource {
         .with_size(pattern.source.len() as u64)
 }
 
-/// We failed, not the caller: the log has the details.
+/// We failed, not the caller: the log has the details. Where that passes, the caller is told to come back.
 pub(super) fn internal(error: &EngineError) -> Reply {
+    if let ErrorKind::StoreUnavailable | ErrorKind::Busy = error.kind {
+        let retry_after = error.retry_after.unwrap_or(TRY_AGAIN);
+        let message = format!("{} ({})", error.message, error.kind.code());
+        return Reply::Error(CallError::Busy { retry_after, message });
+    }
     tracing::error!(code = error.kind.code(), %error, "a request failed");
     Reply::Error(CallError::Internal)
 }

@@ -41,6 +41,7 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::{ENDS_EARLY, StepContext, StepError, StepOutput, arguments::Arguments};
@@ -134,6 +135,36 @@ impl Sources {
     #[must_use]
     pub fn offers(&self, project: &ProjectId, name: &str) -> bool {
         self.offered(project).any(|source| source.spec.name == name)
+    }
+
+    /// A digest of all that the configuration says of the databases that calls of `project` may read: an answer that was
+    /// kept under another one says nothing of these.
+    #[must_use]
+    pub fn mark(&self, project: &ProjectId) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        let mut note = |text: &[u8]| {
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
+        };
+        for Source { spec, variable, .. } in self.offered(project).map(AsRef::as_ref) {
+            note(spec.name.as_bytes());
+            match &spec.address {
+                Address::Sqlite(path) => note(path.as_os_str().as_encoded_bytes()),
+                Address::Postgres(url) => note(url.expose().as_bytes()),
+                Address::Variable(name) => {
+                    note(variable(name).unwrap_or_default().as_encoded_bytes());
+                }
+            }
+            note(&spec.rows.to_le_bytes());
+            for NamedQuery { name, description: _, sql, params } in &spec.queries {
+                note(name.as_bytes());
+                note(sql.as_bytes());
+                note(params.join(",").as_bytes());
+            }
+            // Where the queries of one end and the next one begins.
+            note(&[]);
+        }
+        digest.finalize().into()
     }
 
     fn offered(&self, project: &ProjectId) -> impl Iterator<Item = &Arc<Source>> {

@@ -413,3 +413,39 @@ async fn a_source_that_never_answers_is_left_alone_however_short_its_time_is() {
         assert_eq!(standings[0].opened, u64::from(opens), "{standings:?}");
     }
 }
+
+#[test]
+fn what_the_configuration_says_of_a_source_has_a_mark_of_its_own() {
+    let harbour = ProjectId::parse("harbour").unwrap();
+    let query = |sql: &str| NamedQuery {
+        name: "ships".to_owned(),
+        description: String::new(),
+        sql: sql.to_owned(),
+        params: Vec::new(),
+    };
+    let spec = |path: &str, sql: &str| SourceSpec {
+        queries: vec![query(sql)],
+        projects: Some(vec![harbour.clone()]),
+        ..SourceSpec::new("app", Address::Sqlite(path.into()))
+    };
+    let mark = |spec: SourceSpec| Sources::new([spec], false, |_| None).mark(&harbour);
+    let plain = || spec("/a/app.db", "SELECT 1");
+    assert_eq!(mark(plain()), mark(plain()));
+    let others = [
+        spec("/b/app.db", "SELECT 1"),
+        spec("/a/app.db", "SELECT 2"),
+        SourceSpec { projects: Some(Vec::new()), ..plain() },
+        SourceSpec { rows: 7, ..plain() },
+        SourceSpec { name: "other".to_owned(), ..plain() },
+    ];
+    let mut marks: Vec<[u8; 32]> = others.into_iter().chain([plain()]).map(mark).collect();
+    marks.sort_unstable();
+    marks.dedup();
+    assert_eq!(marks.len(), 6);
+    // A variable is what it says now.
+    let variable = |value: super::Variable| {
+        let spec = SourceSpec::new("app", Address::Variable("APP_URL".to_owned()));
+        Sources::new([spec], true, value).mark(&harbour)
+    };
+    assert_ne!(variable(|_| Some("sqlite:/a".into())), variable(|_| Some("sqlite:/b".into())));
+}
