@@ -22,7 +22,10 @@ pub mod workload;
 use std::path::PathBuf;
 
 pub use self::runner::{Run, run};
-use self::{scenario::Need, stage::Given};
+use self::{
+    scenario::Need,
+    stage::{Given, Sabotage},
+};
 
 /// How much is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub struct Options {
     pub target: Option<(String, Option<String>)>,
     /// Where what it needs is found.
     pub given: Given,
+    /// What is made wrong on purpose: of tests, which see that a scenario fails.
+    pub sabotage: Sabotage,
 }
 
 /// Why there is no run.

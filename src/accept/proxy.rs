@@ -13,8 +13,8 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    sync::{Notify, mpsc, watch},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,6 +23,8 @@ use super::scenario::Broken;
 /// Bytes that are read at once, and pieces that are under way in one direction.
 const PIECE: usize = 16 << 10;
 const PIECES_MAX: usize = 256;
+/// What came from a server that has gone is handed on within this.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,9 @@ pub enum Way {
 /// Changes a piece that passes.
 pub type Edit = Arc<dyn Fn(Way, &mut Vec<u8>) + Send + Sync>;
 
+/// How much later a piece passes than it otherwise would; what comes after it on its connection waits, too.
+pub type Hold = Arc<dyn Fn(Way, &[u8]) -> Duration + Send + Sync>;
+
 /// What happens to what passes.
 #[derive(Clone, Default)]
 struct Weather {
@@ -45,6 +50,7 @@ struct Weather {
     /// Connections of an earlier one are ended.
     cuts: u64,
     edit: Option<Edit>,
+    hold: Option<Hold>,
 }
 
 #[derive(Default)]
@@ -111,6 +117,11 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.edit = edit);
     }
 
+    /// Holds single pieces back from now on; `None` holds none.
+    pub fn hold(&self, hold: Option<Hold>) {
+        self.weather.send_modify(|weather| weather.hold = hold);
+    }
+
     /// Connections that are open now.
     #[must_use]
     pub fn open(&self) -> usize {
@@ -166,18 +177,29 @@ async fn serve(client: TcpStream, to: SocketAddr, mut weather: watch::Receiver<W
     let Ok(server) = TcpStream::connect(to).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let both = async {
-        tokio::join!(
-            pump(Way::There, from_client, to_server, weather.clone(), counted),
-            pump(Way::Back, from_server, to_client, weather.clone(), counted),
-        )
+    let gone = Notify::new();
+    let there = async {
+        if pump(Way::There, from_client, to_server, weather.clone(), counted).await.is_err() {
+            gone.notify_one();
+        }
     };
+    // A client that reads nothing would keep a connection whose server has gone, and never learn of it.
+    let back = async {
+        tokio::select! {
+            _ = pump(Way::Back, from_server, to_client, weather.clone(), counted) => {}
+            () = async { gone.notified().await; sleep(LINGER).await } => {}
+        }
+    };
+    let both = async { tokio::join!(there, back) };
     let mut until = weather.clone();
     tokio::select! {
         _ = both => {}
         _ = until.wait_for(|weather| weather.cuts != cuts) => {}
     }
 }
+
+/// Whoever was written to takes nothing any more.
+struct Gone;
 
 /// Hands on what comes, each piece when it is due.
 async fn pump(
@@ -186,24 +208,25 @@ async fn pump(
     mut to: impl AsyncWrite + Unpin,
     mut weather: watch::Receiver<Weather>,
     counted: &Counted,
-) {
+) -> Result<(), Gone> {
     let (sender, mut pieces) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
     let delays = weather.clone();
     let reading = async move {
         loop {
             let mut piece = vec![0; PIECE];
-            let Ok(length @ 1..) = from.read(&mut piece).await else { return };
+            let Ok(length @ 1..) = from.read(&mut piece).await else { return Ok(()) };
             piece.truncate(length);
-            let edit = {
+            let (edit, hold) = {
                 let now = delays.borrow();
-                now.edit.clone()
+                (now.edit.clone(), now.hold.clone())
             };
             if let Some(edit) = edit {
                 edit(way, &mut piece);
             }
-            let due = Instant::now() + delays.borrow().delay;
+            let held = hold.map_or(Duration::ZERO, |hold| hold(way, &piece));
+            let due = Instant::now() + delays.borrow().delay + held;
             if sender.send((due, piece)).await.is_err() {
-                return;
+                return Ok(());
             }
         }
     };
@@ -213,14 +236,15 @@ async fn pump(
             if weather.wait_for(|weather| !weather.is_frozen).await.is_err()
                 || to.write_all(&piece).await.is_err()
             {
-                return;
+                return Err(Gone);
             }
             counted.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
         }
         // The end of one side is told to the other; the way back stays open.
         let _ = to.shutdown().await;
+        Ok(())
     };
-    tokio::join!(reading, writing);
+    tokio::try_join!(reading, writing).map(|_| ())
 }
 
 #[cfg(test)]
@@ -271,8 +295,12 @@ mod tests {
             }
         })));
         assert_eq!(say(&mut client, b"loud").await, b"LOUD");
+        proxy.hold(Some(Arc::new(|_, piece| if piece == b"held" { SOON } else { Duration::ZERO })));
+        let begun = Instant::now();
+        assert_eq!(say(&mut client, b"held").await, b"HELD");
+        assert!((SOON..SOON * 20).contains(&begun.elapsed()), "{:?}", begun.elapsed());
         assert_eq!((proxy.accepted(), proxy.open()), (1, 1));
-        assert_eq!(proxy.bytes(), 24);
+        assert_eq!(proxy.bytes(), 32);
     }
 
     #[tokio::test]
@@ -295,5 +323,18 @@ mod tests {
         let mut refused = TcpStream::connect(proxy.address()).await.unwrap();
         assert!(matches!(timeout(LONG, refused.read(&mut heard)).await.expect("an end"), Ok(0) | Err(_)));
         drop(proxy);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_learns_that_its_server_has_gone() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let proxy = Proxy::start(listener.local_addr().unwrap()).await.unwrap();
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let much = vec![0; 1 << 20];
+        while timeout(SOON, server.write_all(&much)).await.is_ok() {}
+        drop(server);
+        let learning = async { while client.write_all(&much).await.is_ok() {} };
+        timeout(LONG, learning).await.expect("an end");
     }
 }

@@ -76,7 +76,8 @@ pub async fn run(
     let target = target.transpose()?;
     let mut stage = Stage::new(options.given.clone(), options.profile, options.seed, cancel.clone())
         .await
-        .map_err(|source| AcceptError::File { what: "making a folder for the run".to_owned(), source })?;
+        .map_err(|source| AcceptError::File { what: "making a folder for the run".to_owned(), source })?
+        .sabotaged(options.sabotage.clone());
     stage.target = target;
     let (begun, clock) = (Timestamp::now(), Instant::now());
     let expected =

@@ -20,7 +20,7 @@ use crate::{
         report::{self, Previous, Secrets},
         runner::Progress,
         scenario::{Need, Result as Ran, Row},
-        stage::Given,
+        stage::{Given, Sabotage},
     },
     exit::Exit,
 };
@@ -201,6 +201,7 @@ fn options(arguments: arguments::Accept) -> Result<Options, Failure> {
             redis_url: arguments.redis,
             redis_bin: arguments.redis_bin,
         },
+        sabotage: Sabotage::default(),
     })
 }
 

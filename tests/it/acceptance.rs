@@ -18,7 +18,7 @@ use tmws::accept::{
     table,
 };
 
-use crate::support::scratch::Scratch;
+use crate::{sabotage, support::scratch::Scratch};
 
 /// A run of a few seconds has ended within this, however busy the machine is.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -283,4 +283,18 @@ pub(crate) fn instances() -> Vec<Value> {
         of(results.clone(), Profile::Quick, 4),
         of(results, Profile::Full, 47),
     ]
+}
+
+#[test]
+fn every_scenario_has_one_sabotage_that_says_what_is_red_by_it() {
+    let rows = sabotage::rows();
+    let sabotaged: Vec<&str> = rows.iter().map(|row| row.id).collect();
+    let all: Vec<&str> = table::SCENARIOS.iter().map(|scenario| scenario.id).collect();
+    assert_eq!(sabotaged, all);
+    for row in rows {
+        let says = !row.how.is_empty() && !row.red.is_empty() && row.red.iter().all(|red| !red.is_empty());
+        assert!(says, "{} says nothing", row.id);
+        let are_others = row.neighbours.iter().all(|id| *id != row.id && all.contains(id));
+        assert!(are_others, "{}: {:?}", row.id, row.neighbours);
+    }
 }

@@ -26,6 +26,8 @@ use tmws::{
     tool::ToolName,
 };
 
+use crate::sabotage;
+
 /// Set by `scripts/docs`.
 const WRITE: &str = "TMWS_WRITE_DOCS";
 
@@ -69,7 +71,7 @@ const OUTSIDE: &[Part] = &[
 ];
 
 /// Of `docs/acceptance.md`.
-const ACCEPTANCE: &[Part] = &[("scenarios", scenarios), ("areas", areas)];
+const ACCEPTANCE: &[Part] = &[("scenarios", scenarios), ("areas", areas), ("sabotages", sabotages)];
 
 /// Of `docs/monitoring.md`.
 const MONITORING: &[Part] = &[("figures", figures)];
@@ -416,6 +418,18 @@ fn scenarios() -> String {
 fn areas() -> String {
     let rows = Area::ALL.iter().map(|area| vec![area.name().to_owned(), area.call_first().to_owned()]);
     table(&["area", "call first"], rows)
+}
+
+/// What each scenario is made to fail by.
+fn sabotages() -> String {
+    let rows = sabotage::rows().into_iter().map(|row| {
+        let scenario = SCENARIOS.iter().find(|scenario| scenario.id == row.id).unwrap();
+        let said = |&red: &&str| if scenario.figure(red).is_some() { code(red) } else { red.to_owned() };
+        let red: Vec<String> = row.red.iter().map(said).collect();
+        let red = [red, row.neighbours.iter().map(|id| format!("{id} as well")).collect()].concat();
+        vec![row.id.to_owned(), row.how.to_owned(), red.join("; ")]
+    });
+    table(&["id", "what is made wrong", "what is red by it"], rows)
 }
 
 fn error_codes() -> String {

@@ -29,6 +29,9 @@ mod pattern_routing;
 mod record;
 mod replay;
 mod routing_labels;
+#[path = "../sabotage/mod.rs"]
+#[allow(dead_code, reason = "what other tests use of it")]
+mod sabotage;
 mod schema;
 mod schema_versions;
 mod search_quality;

@@ -17,6 +17,9 @@ mod redis_layer;
 mod redis_many;
 mod redis_program;
 mod redis_server;
+#[path = "../sabotage/mod.rs"]
+mod sabotage;
+mod sabotages;
 mod search_quality;
 mod server;
 mod sql;

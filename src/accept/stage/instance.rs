@@ -101,12 +101,14 @@ impl Default for Setup {
 
 /// A running server. Dropped, it is killed.
 pub struct Instance {
-    /// Where it listens.
+    /// Where clients find it.
     pub address: SocketAddr,
     /// Its workspace, of the project `alpha`.
     pub workspace: PathBuf,
     /// Its home: settings, tokens, data.
     pub home: PathBuf,
+    /// Where it listens.
+    listens: SocketAddr,
     setup: Setup,
     program: PathBuf,
     path: std::ffi::OsString,
@@ -126,7 +128,7 @@ impl Instance {
         let launch =
             Launch { program: &program, path: &path, home: &home, workspace: &workspace, setup: &setup };
         let (held, address) = launch.launch(&ledger, 0).await?;
-        Ok(Self { address, workspace, home, setup, program, path, ledger, held })
+        Ok(Self { address, listens: address, workspace, home, setup, program, path, ledger, held })
     }
 
     /// Starts it again as it was, at its address: after it was ended.
@@ -143,9 +145,9 @@ impl Instance {
         };
         let begun = Instant::now();
         loop {
-            match launch.launch(&self.ledger, self.address.port()).await {
-                Ok((held, address)) => {
-                    (self.held, self.address) = (held, address);
+            match launch.launch(&self.ledger, self.listens.port()).await {
+                Ok((held, _)) => {
+                    self.held = held;
                     return Ok(());
                 }
                 Err(broken) if begun.elapsed() > START_MAX => return Err(broken),

@@ -9,10 +9,12 @@ mod ledger;
 mod postgres;
 mod process;
 mod redis;
+mod sabotage;
 mod versions;
 
 use std::{
     ffi::OsString,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -29,6 +31,7 @@ pub use self::{
     postgres::{Database, Postgres},
     process::{Held, Program},
     redis::Redis,
+    sabotage::{ByHand, Sabotage, Spoil},
 };
 use super::{Profile, client::Target, scenario::Broken};
 
@@ -64,6 +67,7 @@ pub struct Stage {
     postgres: OnceCell<Arc<Postgres>>,
     redis: OnceCell<Arc<Redis>>,
     made: AtomicU64,
+    sabotage: sabotage::AtWork,
 }
 
 impl Stage {
@@ -89,6 +93,7 @@ impl Stage {
             postgres: OnceCell::new(),
             redis: OnceCell::new(),
             made: AtomicU64::new(0),
+            sabotage: sabotage::AtWork::default(),
         })
     }
 
@@ -132,7 +137,8 @@ impl Stage {
     /// Its programs are not found, or it does not start.
     pub async fn own_postgres(&self) -> Result<Postgres, Broken> {
         let programs = self.programs("postgres", self.given.postgres_bin.as_deref())?;
-        Postgres::start(&programs, &self.folder("postgres")?, &self.ledger).await
+        let settings = self.sabotage.postgres_settings();
+        Postgres::start(&programs, &self.folder("postgres")?, settings, &self.ledger).await
     }
 
     /// The Redis server: the given one, else one of the run's own, started when it is first asked for.
@@ -160,15 +166,36 @@ impl Stage {
     /// Its program is not found, or it does not start.
     pub async fn own_redis(&self, lines: &[&str]) -> Result<Redis, Broken> {
         let programs = self.programs("redis-server", self.given.redis_bin.as_deref())?;
-        Redis::start(&programs, &self.folder("redis")?, lines, &self.ledger).await
+        let lines = [lines, self.sabotage.redis_lines()].concat();
+        Redis::start(&programs, &self.folder("redis")?, &lines, &self.ledger).await
     }
 
     /// Starts a server of this program, and waits until it listens.
     ///
     /// # Errors
     /// It does not; with the end of its log.
-    pub async fn start(&self, setup: Setup) -> Result<Instance, Broken> {
-        Instance::start(self, setup).await
+    pub async fn start(&self, mut setup: Setup) -> Result<Instance, Broken> {
+        let Some(number) = self.sabotage.number(&setup) else { return Instance::start(self, setup).await };
+        self.sabotage.prepare(self, &mut setup, number).await?;
+        let mut instance = Instance::start(self, setup).await?;
+        self.sabotage.spoil(&mut instance, number).await?;
+        Ok(instance)
+    }
+
+    /// Where clients find a server that was not started by [`Stage::start`].
+    ///
+    /// # Errors
+    /// Something was to be put between, and could not.
+    pub async fn way(&self, address: SocketAddr) -> Result<SocketAddr, Broken> {
+        self.sabotage.way(address).await
+    }
+
+    /// Told of each command that was run by hand on the store at `store`.
+    ///
+    /// # Errors
+    /// The store was to be spoilt, and could not.
+    pub fn ran(&self, store: &str, arguments: &[&str]) -> Result<(), Broken> {
+        self.sabotage.after(store, arguments)
     }
 
     /// This program, to be run with a home of its own.

@@ -34,6 +34,7 @@ pub struct Postgres {
 struct Own {
     programs: PathBuf,
     folder: PathBuf,
+    settings: &'static [&'static str],
     port: u16,
     running: Option<Held>,
 }
@@ -54,20 +55,37 @@ impl Postgres {
     /// It cannot be reached, or has no pgvector.
     pub(super) async fn given(url: &str, ledger: &Arc<Ledger>) -> Result<Self, Broken> {
         let server = Self { url: url.to_owned(), own: None, ledger: Arc::clone(ledger) };
-        let found: Option<String> =
-            server.value("SELECT default_version FROM pg_available_extensions WHERE name = 'vector'").await?;
-        if found.is_none() {
-            return Err(Broken::new(
-                "asking PostgreSQL for pgvector",
-                "the extension vector",
-                "it is not installed",
-            ));
-        }
+        server.has_vector().await?;
         Ok(server)
     }
 
-    /// A new, empty server with the programs in `programs`, which keeps its data in `folder`.
-    pub(super) async fn start(programs: &Path, folder: &Path, ledger: &Arc<Ledger>) -> Result<Self, Broken> {
+    /// Without pgvector it is as good as none.
+    async fn has_vector(&self) -> Result<(), Broken> {
+        let found =
+            self.value("SELECT default_version FROM pg_available_extensions WHERE name = 'vector'").await?;
+        if found.is_some() {
+            return Ok(());
+        }
+        Err(Broken::new(
+            "asking PostgreSQL for pgvector",
+            "the extension vector",
+            "it is not installed; install it, give the folder or the address of another server (`tmws accept --help`), \
+             or waive it with --without",
+        )
+        .missing())
+    }
+
+    /// A new, empty server with the programs in `programs`, which keeps its data in `folder`. `settings`: `NAME=VALUE`, over
+    /// those that it has else.
+    ///
+    /// # Errors
+    /// It does not start, or has no pgvector.
+    pub(super) async fn start(
+        programs: &Path,
+        folder: &Path,
+        settings: &'static [&'static str],
+        ledger: &Arc<Ledger>,
+    ) -> Result<Self, Broken> {
         let broken =
             |error: &dyn std::fmt::Display| Broken::new("preparing PostgreSQL", "a folder of its own", error);
         let data = folder.join("data");
@@ -88,9 +106,16 @@ impl Postgres {
         if !status.success() {
             return Err(Broken::new("running initdb", "exit 0", format!("{status}: {said}")));
         }
-        let own = Own { programs: programs.to_owned(), folder: folder.to_owned(), port: 0, running: None };
+        let own = Own {
+            programs: programs.to_owned(),
+            folder: folder.to_owned(),
+            settings,
+            port: 0,
+            running: None,
+        };
         let mut server = Self { url: String::new(), own: Some(own), ledger: Arc::clone(ledger) };
         server.resume().await?;
+        server.has_vector().await?;
         Ok(server)
     }
 
@@ -199,6 +224,12 @@ impl Postgres {
 }
 
 impl Database {
+    /// The database at `url`.
+    pub(super) fn at(url: &str) -> Self {
+        let name = url.split('?').next().and_then(|url| url.rsplit('/').next()).unwrap_or_default();
+        Self { url: url.to_owned(), name: name.to_owned() }
+    }
+
     /// The first column of the first row, as text.
     ///
     /// # Errors
@@ -228,6 +259,7 @@ impl Own {
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
             .args(["-c", "fsync=on", "-c", "synchronous_commit=on", "-c", "shared_buffers=256MB"])
             .args(["-c", "max_connections=100"])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .current_dir(&self.folder);
         server.start("PostgreSQL", ledger)
     }

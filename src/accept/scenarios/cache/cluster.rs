@@ -142,9 +142,6 @@ impl Cluster {
 
 /// R8. Callers at two instances, in a project at each master, go on while the second master is killed; until an answer in
 /// its project that one instance made is found by the other.
-///
-/// Sabotage: a cluster without replicas, or one with `cluster-node-timeout 30000` (it does not recover in time); instances
-/// that are told of one server as `redis://`.
 pub(super) async fn failover(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let phase = stage.profile.pick(Duration::from_millis(1500), Duration::from_secs(6));
     let begun = Instant::now();

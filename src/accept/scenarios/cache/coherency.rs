@@ -41,9 +41,6 @@ const TOLD_MAX: usize = 5;
 
 /// R3. Readers and writers at three instances on one store and one Redis, which is killed and started again with what it
 /// held; every answer shows every write that was acknowledged before it was asked for.
-///
-/// Sabotage: the third instance on a copy of the store; a proxy before an instance that answers a question with the answer
-/// to the one before; a database whose `generation` is set back.
 pub(super) async fn coherent(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (phase, wanted) =
         stage.profile.pick((Duration::from_millis(2500), 0), (Duration::from_secs(16), CHECKS));

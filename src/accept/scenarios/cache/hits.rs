@@ -117,9 +117,6 @@ impl Found {
 
 /// R9. Questions about memories at two instances in turn, of which 95 in 100 read and 5 write; all answers depend on the
 /// memories of their project, so that a write ends all that is kept of it.
-///
-/// Sabotage: `limits.cache=0`; a Redis of its own for each instance; a store that is written to all the time from elsewhere.
-/// The control turns red where an answer is called kept that was not asked for before.
 pub(super) async fn rate(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (before, counted) = stage.profile.pick((20_000, 2_500), (20_000, 30_000));
     let redis = stage.redis().await?;

@@ -23,9 +23,6 @@ const KEPT_TRIES: usize = 50;
 
 /// R2. Three instances have the same answer in their memory; then the first makes it anew, or its key in Redis is removed.
 /// Measured from before that until the others no longer answer from their memory, call and answer included.
-///
-/// Sabotage: a proxy between the second or third instance and Redis that delays by 0.3 s, or passes nothing on the
-/// connection that tells what changed.
 pub(super) async fn spread(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let rounds = stage.profile.pick(120, 600);
     let redis = stage.redis().await?;

@@ -62,8 +62,6 @@ const ASKED_MAX: usize = 1_500;
 const FULL: u64 = 5;
 
 /// R5. Answers are made until Redis is full, and further on: one that makes room, and one that refuses.
-///
-/// Sabotage: a Redis without `maxmemory` (nothing is evicted); a server whose calls fail for a full Redis would show errors.
 pub(super) async fn full(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (evicting, refusing) =
         tokio::join!(fill(stage, "maxmemory-policy allkeys-lru"), fill(stage, "maxmemory-policy noeviction"));
@@ -265,9 +263,6 @@ async fn refused(redis: &Redis) -> Result<u64, Broken> {
 }
 
 /// R6. Callers at two instances go on while Redis is killed.
-///
-/// Sabotage: instances behind a proxy that ends their clients' connections with Redis's; a Redis that is not killed (nothing
-/// is degraded).
 pub(super) async fn killed(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let phase = stage.profile.pick(Duration::from_millis(1500), Duration::from_secs(6));
     let mut redis = stage.own_redis(&[]).await?;
@@ -337,8 +332,6 @@ pub(super) async fn killed(stage: &Stage, seen: &mut Seen) -> Result<(), Broken>
 
 /// R7. Redis is killed and started again, under load; until an answer that one instance made afterwards is found in it by
 /// another.
-///
-/// Sabotage: a proxy before Redis that stays closed for 5 s more.
 pub(super) async fn back(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (rounds, out) = stage.profile.pick((1, Duration::from_millis(1500)), (3, Duration::from_secs(4)));
     let mut redis = stage.own_redis(&[]).await?;

@@ -187,9 +187,6 @@ fn calls() -> Vec<(usize, &'static str, Value)> {
 
 /// D8: the same calls to both, whose answers are compared but for ids and times; then the same memories and questions of
 /// both, whose first ten hits are compared with the exact ones.
-///
-/// Sabotage: a trigger in the run's database that changes a tag or an importance; a proxy in front of one of both that
-/// changes a letter; an index with `ef_construction = 4` (recall); `embedding_model` of another folder at one of both.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let file = probe::store_file(stage, "d8")?;
     let mut on_file = stage.start(setup(Where::At(file.clone()))).await?;

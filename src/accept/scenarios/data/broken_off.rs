@@ -46,10 +46,6 @@ const PLACES: [(&str, &str, &str); 8] = [
 ];
 
 /// D4.
-///
-/// Sabotage: `DELETE FROM tmws.memory_text` of one row, or of one acknowledged memory, before the last look (remains);
-/// `synchronous_commit = off` and `fsync = off` at the database, which may forget what it acknowledged when it is killed; a
-/// proxy that answers writes well and does not pass them on.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let mut postgres = stage.own_postgres().await?;
     let database = postgres.database(&stage.name("d4")).await?;

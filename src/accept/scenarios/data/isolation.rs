@@ -20,10 +20,6 @@ const WAIT_MAX: Duration = Duration::from_secs(20);
 const WRITERS: usize = 12;
 
 /// D3: two servers with one database, and an administrator who keeps transactions open in it.
-///
-/// Sabotage: a trigger in the run's database that drops a tag where another transaction added one (lost); an administrator
-/// who commits where this one rolls back (dirty); `deadlock_timeout` of an hour, or a trigger that fails for ever, in place
-/// of one that fails three times (retried).
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let postgres = stage.postgres().await?;
     let database = postgres.database(&stage.name("d3")).await?;

@@ -39,9 +39,6 @@ type Rows = BTreeMap<String, Vec<String>>;
 
 /// D6: for each released schema a file is made by its own migrations and filled with what a server of today stores, as far
 /// as that schema has a place for it; then it is looked at, migrated, compared, checked, and used.
-///
-/// Sabotage: change a letter of the file between the two looks; a migration that drops a column's values (the rows differ);
-/// a file whose index of words was not filled (`verify`).
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let reference = probe::store_file(stage, "d6-reference")?;
     let kept = fill(stage, &reference).await?;

@@ -16,9 +16,6 @@ use crate::accept::{
 const VERSION: i64 = 4_711;
 
 /// D7: a file and a database with data, as a much newer release might leave them.
-///
-/// Sabotage: leave the version as it is (the calls are answered, which this expects not to happen); write to the file or a
-/// table between the two looks.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let home = stage.folder("d7-home")?;
 

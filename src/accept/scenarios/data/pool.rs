@@ -50,10 +50,6 @@ async fn connections(session: &mut Session) -> Result<Connections, Broken> {
 
 /// D5: connections before and after, the most at once, and transactions that nobody ends. A tenth of the calls is cancelled
 /// or given up on by their clients.
-///
-/// Sabotage: a server with `limits.database_connections=12` where 6 are expected; a second client of the database that
-/// stays; a proxy before the database that holds connections back; a release that forgets a connection when a call is
-/// cancelled.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let postgres = stage.postgres().await?;
     let database = postgres.database(&stage.name("d5")).await?;

@@ -179,7 +179,9 @@ pub(super) async fn command(
         .env("XDG_DATA_HOME", home.join("data"))
         .env("XDG_CONFIG_HOME", home.join("config"))
         .env("TMWS_DATABASE_URL", store);
-    program.run(&format!("tmws {}", arguments.join(" ")), COMMAND_MAX).await
+    let ended = program.run(&format!("tmws {}", arguments.join(" ")), COMMAND_MAX).await?;
+    stage.ran(store, arguments)?;
+    Ok(ended)
 }
 
 /// The JSON among what a command said; `null` where there is none.

@@ -38,10 +38,6 @@ async fn large(stage: &Stage, database: &Database, base: usize, memories: usize)
 }
 
 /// D1: 50 agents search at the same time, each as soon as it has its last answer, in a store of 100,000 memories.
-///
-/// Sabotage: `DROP INDEX tmws.memory_vector_by_1` in the run's database makes every search compare all vectors (figures of
-/// time); a proxy that delays answers by a second does so, too; `limits.database_connections=1`; a proxy that cuts every
-/// tenth connection turns `success` red; `embedding_model=none` turns the check of what is found red.
 pub(super) async fn many_at_once(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let memories = stage.profile.pick(5_000, 100_000);
     let begun = Instant::now();
@@ -134,9 +130,6 @@ pub(super) async fn many_at_once(stage: &Stage, seen: &mut Seen) -> Result<(), B
 
 /// D2: what the planner did with the searches of the server: by the database's counters, and, where the run may start a
 /// server of its own, by the plans that `auto_explain` wrote to its log.
-///
-/// Sabotage: `DROP INDEX tmws.memory_vector_by_1` before the searches; `ALTER DATABASE … SET enable_indexscan TO off`; a
-/// role for which row-level security hides the index condition.
 pub(super) async fn index_is_used(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let mut own = stage.own_postgres().await.ok();
     if let Some(server) = &mut own {

@@ -90,9 +90,6 @@ impl Watch<'_> {
 
 /// E4: Redis hangs: the breaker opens; when its pause is over it is half open, the probe fails and it opens again; Redis
 /// goes on, the next probe goes well and it closes. No call fails meanwhile.
-///
-/// Sabotage: Redis behind a proxy that answers in its place (it never opens), or one that stays silent for good (it never
-/// closes); a database in the place of Redis whose loss fails calls.
 pub(super) async fn cycle(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let redis = stage.own_redis(&[]).await?;
     let setup = Setup { redis: Some(redis.url().to_owned()), ..workload::setup() };

@@ -42,9 +42,6 @@ fn pattern(name: &str, timeout: &str, permissions: &str, step: &str, hints: &str
 }
 
 /// E3: programs and hosts that never end are ended at the pattern's limit, and when the client gives up.
-///
-/// Sabotage: a pattern of the same name with a limit of a minute (not ended at its limit); `sleep` replaced by a program
-/// that leaves its process group (a process is left); a proxy that drops `notifications/cancelled`.
 pub(super) async fn ended(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let listener = TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.map_err(|error| Broken::new("listening", "a port", error))?;

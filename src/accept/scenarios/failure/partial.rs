@@ -13,9 +13,6 @@ use crate::accept::{
 
 /// E5: a hybrid whose memories cannot be had answers with what git knows, one whose repository cannot be read with what
 /// is remembered, both marked; a question that no pattern answers gets patterns to choose from, and memories.
-///
-/// Sabotage: a store that works in the place of the one that does not (nothing is partial); a proxy that takes `partial`
-/// out of answers; a project without memories (none is handed back).
 pub(super) async fn marked(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     without_store(stage, seen).await?;
     let mut instance = stage.start(workload::setup()).await?;

@@ -196,10 +196,6 @@ async fn caller(number: usize, target: Target, diary: Arc<Diary>) {
 
 /// E1: the database is killed while agents read and write. Whoever fails is told so, with a time to come back; the server
 /// lives; what it acknowledged is there when the database is.
-///
-/// Sabotage: a database with `fsync=off` whose files are taken back to an earlier copy before it starts again (lost
-/// writes); a proxy that answers calls in the server's place (`internal` instead of the code); a server that is killed
-/// with its database (crashes).
 pub(super) async fn lost(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let mut outage = outage(stage, true).await?;
     let log = outage.instance.log();
@@ -298,8 +294,6 @@ async fn missing(target: &Target, tags: &[String]) -> Result<Vec<String>, Broken
 }
 
 /// E2: the database is ended as by its administrator and started again; the server finds it by itself.
-///
-/// Sabotage: the database comes back at another port, or behind a proxy that goes on refusing for eleven seconds.
 pub(super) async fn back(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let mut outage = outage(stage, false).await?;
     let recovered = outage.well.map_or(BACK_MAX, |well| well.saturating_duration_since(outage.there));

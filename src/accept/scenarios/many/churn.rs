@@ -136,9 +136,6 @@ impl Counted {
 /// M9: clients come and go in twelve ways, politely and not. Before and after, when all is quiet: connections, calls
 /// being worked on and threads (each connection and each call is a task, and there is no figure of others), open
 /// descriptors of the process, and sessions in memory and handles in the store.
-///
-/// Sabotage: a proxy that keeps every connection to the server open when its client has gone; `limits.http_session_idle=1h`
-/// turns `handles` red.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let mut setup = setup();
     setup.settings.push(("limits.http_session_idle", format!("{}ms", IDLE.as_millis())));

@@ -22,9 +22,6 @@ struct Crowd {
 }
 
 /// M1.
-///
-/// Sabotage: `limits.calls_per_second=1` with `limits.calls_burst=1` turns `success` red; a proxy that holds each frame
-/// back for 400 ms, `average`.
 pub(super) async fn fifty(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (calls, memories) = stage.profile.pick((6, 60), (60, workload::MEMORIES));
     let thinks_max = Duration::from_millis(stage.profile.pick(600, 1_000));
@@ -35,8 +32,6 @@ pub(super) async fn fifty(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> 
 }
 
 /// M2.
-///
-/// Sabotage: `limits.connections=100`, or `limits.inflight_total=2`.
 pub(super) async fn two_hundred(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (calls, memories) = stage.profile.pick((2, 60), (20, workload::MEMORIES));
     let thinks_max = Duration::from_millis(stage.profile.pick(1_500, 3_000));

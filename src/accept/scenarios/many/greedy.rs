@@ -31,9 +31,6 @@ const KINDS: [Kind; 2] = [Kind::Infrastructure, Kind::Memory];
 /// M8: four connections of two principals work at a steady pace, alone and beside one of a third principal that keeps
 /// 60 requests open, with the limits that a server has unless told otherwise. Alone and not, in turn, several times, so
 /// that the machine's own ups and downs are in both.
-///
-/// Sabotage: the greedy one with the token of one of the others and `limits.calls_per_second=0` with
-/// `limits.inflight=4096`; a proxy before the others that delays while it is connected.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (turns, length) = stage.profile.pick((3, 1_000), (4, 2_500));
     let mut setup = workload::setup();

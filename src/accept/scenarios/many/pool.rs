@@ -31,8 +31,6 @@ const HELD: Duration = Duration::from_millis(200);
 
 /// M5: 50 clients call at once over 10 connections, several times. In the middle somebody else locks the memories for a
 /// moment: that is when more wait than there are connections for. `pg_stat_activity` counts the server's connections.
-///
-/// Sabotage: `limits.database_connections=20` (`most` connections), or a role with `CONNECTION LIMIT 4` (`errors`).
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let rounds = stage.profile.pick(4, 24);
     let mut setup = setup();

@@ -57,9 +57,6 @@ fn locked<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// one, through the caches; all of them label one shared memory, which others read. Contents carry a checksum, labels
 /// say the same thing three times. A read that began after a write was acknowledged must not tell of one that was
 /// overwritten before.
-///
-/// Sabotage: a proxy before one instance of two that answers a read from an earlier one; a trigger on `tmws.memory` that
-/// changes `kind` alone, or a character of `content`; a role with `synchronous_commit=off` does not suffice.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (writers, readers, rounds) = stage.profile.pick((8, 8, 8), (16, 16, 40));
     let (instance, database) = over_postgres(stage, "m4", setup()).await?;

@@ -20,9 +20,6 @@ const LINES: usize = 200;
 
 /// M3: the agents wait for one another, then ask for something that nobody asked for before, `rounds` times. How often it
 /// was run says `/metrics`: of all who did not find the answer kept, those who ran it, and those who got it from another.
-///
-/// Sabotage: clients that say `fresh`, or that ask for texts that differ by their number, turn `runs` red; a proxy that
-/// changes a digit of one answer, `answers`.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (agents, rounds) = stage.profile.pick((32, 4), (64, 12));
     let mut setup = setup();

@@ -19,9 +19,6 @@ use crate::accept::{
 const WARM_UP: usize = 8;
 
 /// P1: calls of one kind after another, by one client, none of them answered from a cache.
-///
-/// Sabotage: a proxy in front of the server that holds each answer for 30 ms turns matching red, one of 500 ms all four;
-/// `cache` answers in spite of `fresh`; a store behind a proxy that delays turns memory and hybrid red.
 pub(super) async fn by_type(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let deployment = Deployment::new(stage, "p1").await?;
     let mut client = deployment.client("ada").await?;
@@ -103,9 +100,6 @@ const AGENTS_AT_ONCE: usize = 8;
 const PAUSE_MS: u64 = 200;
 
 /// P2: eight agents make mixed calls with pauses, as agents do; what they wait is measured at the client.
-///
-/// Sabotage: a proxy in front of the server that holds each twentieth answer for 600 ms (P95), or each for 150 ms (P50);
-/// a server held to a tenth of a processor.
 pub(super) async fn end_to_end(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let deployment = Deployment::new(stage, "p2").await?;
     let clients = deployment.clients(AGENTS_AT_ONCE).await?;

@@ -25,9 +25,6 @@ const MB: f64 = 1_048_576.0;
 
 /// P6: a hundred calls a second fall due; processor time, memory, database connections and Redis are looked at from
 /// outside.
-///
-/// Sabotage: a database pool of 50 under a proxy that delays (connections); a Redis that holds a gigabyte already; a
-/// proxy that lets through fifty frames a second (then the rate was not reached, and the scenario says so).
 pub(super) async fn under_load(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let deployment = Deployment::new(stage, "p6").await?;
     let (postgres, redis) = (stage.postgres().await?, stage.redis().await?);

@@ -21,11 +21,9 @@ const LONGEST: Duration = Duration::from_mins(4);
 
 /// P5: the program measures the task set of its token report: what it answers now, beside recorded answers of reference
 /// servers with a grep tool.
-///
-/// Sabotage: a copy of the task set in which the fairway's files hold a fact less, or recorded answers are cut (`ok`
-/// turns false, or the median falls); a working directory without a checkout (there is nothing to measure).
 pub(super) async fn reduction(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
-    let data = folder()?;
+    let data = stage.task_set(folder()?)?;
+    there(stage)?;
     let home = stage.folder("tokens")?;
     let mut program = Program::new(stage.program(), stage.path(), false);
     program
@@ -88,11 +86,26 @@ fn folder() -> Result<PathBuf, Broken> {
             format!("{DATA}/tasks.toml in the working folder or above; run it in a checkout"),
             seen,
         )
+        .missing()
     };
     let here = std::env::current_dir().map_err(|error| missing(&error))?;
     let found =
         here.ancestors().map(|folder| folder.join(DATA)).find(|data| data.join("tasks.toml").is_file());
     found.ok_or_else(|| missing(&"it is not there"))
+}
+
+/// Fails where a program that measures is not there: this one, and git, which unpacks the repositories of the tasks.
+fn there(stage: &Stage) -> Result<(), Broken> {
+    let missing = |name: &str, expected: &str| {
+        Broken::new(format!("looking for {name}"), expected, "it is not there").missing()
+    };
+    if !stage.program().is_file() {
+        return Err(missing("this program", &stage.program().display().to_string()));
+    }
+    if !std::env::split_paths(stage.path()).any(|folder| folder.join("git").is_file()) {
+        return Err(missing("git", "git on PATH"));
+    }
+    Ok(())
 }
 
 /// Savings beside the reference servers with a grep tool, least first, by the type of the patterns that a task uses.

@@ -17,9 +17,6 @@ const OLD: &str = "2025-06-18";
 const TOGETHER: usize = 20;
 
 /// W3: requests of both eras, interleaved; each is answered in the words of its own.
-///
-/// Sabotage: a proxy that puts `resultType` into every result, or one that pins a connection to the era of its first
-/// request.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let peer = Peer::of(stage, None).await?;
     if peer.target.is_http {

@@ -26,9 +26,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// W9: SIGTERM while calls run: what runs is answered, whoever is connected is told 1001, nobody new comes in, and the
 /// process ends by itself.
-///
-/// Sabotage: SIGKILL instead; a second SIGTERM at once (which cuts calls off); a proxy that drops close frames;
-/// `limits.shutdown=60s` and a page that never comes.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let mut gate = Gate::shut().await?;
     let mut instance = stage.start(setup(Some(&gate))).await?;

@@ -54,9 +54,6 @@ impl Crossings<'_> {
 
 /// W5: two principals and two sessions of one, with the same ids and tokens: nothing of one reaches another that should
 /// not, and what is shared does.
-///
-/// Sabotage: one token for both principals; `--no-auth`; a proxy that hands notifications of one connection to another;
-/// `audit_file=off`.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let mut gate = Gate::shut().await?;
     let postgres = stage.postgres().await?;

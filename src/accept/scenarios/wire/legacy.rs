@@ -18,9 +18,6 @@ use crate::accept::{
 const QUIET: Duration = Duration::from_millis(200);
 
 /// W1: handshake, list, call, ping, progress and cancelling in each revision that has a handshake.
-///
-/// Sabotage: a proxy that changes `protocolVersion` in answers, drops `notifications/cancelled` or
-/// `notifications/progress`, or answers a cancelled request all the same.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let mut gate = Gate::shut().await?;
     let peer = Peer::of(stage, Some(&gate)).await?;

@@ -52,8 +52,6 @@ impl Score {
 
 /// W7: each wrong text gets its error or silence in every era, each wrong frame its close; after each text the connection
 /// still serves, and other connections notice nothing.
-///
-/// Sabotage: a proxy that swallows errors, turns -32700 into -32603, or closes after the first of them.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let peer = Peer::of(stage, None).await?;
     let mut bystander = None;

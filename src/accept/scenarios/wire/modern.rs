@@ -18,9 +18,6 @@ const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 const QUIET: Duration = Duration::from_millis(200);
 
 /// W2: discover, list, call, listen, and a call that asks back.
-///
-/// Sabotage: a proxy that takes `resultType` or the subscription's id out of frames, or that changes a byte of
-/// `requestState` on its way to the client and back.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let peer = Peer::of(stage, None).await?;
     let mut client = Client::bare(MODERN, &peer.target, MODERN).await?;

@@ -44,9 +44,6 @@ struct Entry {
 
 /// W6: each recording is played against a fixture server of its own; every rule of `tmws replay` is kept, but where the
 /// list says otherwise, and there it must be otherwise.
-///
-/// Sabotage: a proxy between the player and the fixture server that changes a member of an answer, or swallows one; a
-/// recording with one changed answer.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let file: File = toml::from_str(EXPECTED).map_err(|error| {
         Broken::new("reading what goes otherwise", "compat/expected-failures.toml", error)
@@ -139,7 +136,12 @@ pub(super) async fn serve(stage: &Stage) -> Result<(Held, String), Broken> {
         rest.split_once('/').map(|(address, _)| address.to_owned())
     };
     match timeout(START_MAX, held.log().find(address)).await {
-        Ok(Some(address)) => Ok((held, address)),
+        Ok(Some(address)) => {
+            let reached = address.parse().map_err(|error| {
+                Broken::new("starting the fixture server", "an address", format!("{address}: {error}"))
+            })?;
+            Ok((held, stage.way(reached).await?.to_string()))
+        }
         _ => Err(Broken::new("starting the fixture server", "it listens", held.log().text())),
     }
 }

@@ -53,9 +53,6 @@ const TABLE: [(&str, Wrong, u16); 16] = [
 ];
 
 /// W10: each is refused with its status before the connection becomes a WebSocket, and before a message is read.
-///
-/// Sabotage: `allowed_hosts` or `allowed_origins` with what the table holds; `--no-auth`; a token for `beta` in the
-/// tokens of `ben`.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let mut instance = stage.start(setup(None)).await?;
     let right = Target::of(&instance, AGENTS[1], "alpha");

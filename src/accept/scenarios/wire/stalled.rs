@@ -35,8 +35,6 @@ const ASKED_BYTES_MAX: usize = 256 << 20;
 
 /// W8: one client asks for much and reads nothing: the server stops reading it, keeps a bounded part of what waits for it,
 /// cuts it off, and serves everybody else as before.
-///
-/// Sabotage: a proxy in front of the client that reads all that comes; `limits.write_stall=10min`.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let mut setup = setup(None);
     setup.settings.push(("limits.write_stall", format!("{}s", STALL.as_secs())));

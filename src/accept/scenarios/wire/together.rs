@@ -16,8 +16,6 @@ use crate::accept::{
 const CLIENTS: usize = 10;
 
 /// W4: ten connections of one principal, in all revisions, all at work at the same time.
-///
-/// Sabotage: `limits.connections=8`; a proxy that mixes answers of two connections.
 pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let peer = Peer::of(stage, None).await?;
     let rounds = stage.profile.pick(20, 100);
