@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     meter::{Failure, Meter, failure_of},
     rate::Rates,
+    share::{Share, Shares},
 };
 use crate::{
     audit::{Audit, CallLine, Outcome, Place, Unlogged},
@@ -27,7 +28,7 @@ use crate::{
     revision::Revision,
     scope::{Rights, Scope},
     tool::{Change, ConnectionId, Context, MirroredArgument, Notices, Origin, ReplyFuture, Service},
-    turnstile::{Entry, Permit, Turnstile, Waiting},
+    turnstile::{Entry, Permit, Turnstile},
     wire::Method,
 };
 
@@ -46,6 +47,7 @@ pub struct Governed {
     inner: Arc<dyn Service>,
     rates: Option<Rates<DefaultClock>>,
     turnstile: Arc<Turnstile>,
+    shares: Arc<Shares>,
     meter: Meter,
     audit: Option<Arc<Audit>>,
     /// Makes keys of rates and lanes that nobody can choose to be equal.
@@ -63,18 +65,18 @@ impl Governed {
         audit: Option<Arc<Audit>>,
     ) -> Arc<Self> {
         let turnstile = Turnstile::new(network.inflight_total_max, connection.inflight_requests_max.max(1));
-        for (name, help, read) in [
-            (
-                "calls_in_flight",
-                "Calls that the service works on",
-                Turnstile::running as fn(&Turnstile) -> usize,
-            ),
-            ("calls_waiting", "Calls that wait until others have ended", Turnstile::waiting),
-        ] {
-            let turnstile = Arc::clone(&turnstile);
-            let read = move || vec![Sample::plain(read(&turnstile) as f64)];
-            metrics.sample(name, help, Sampled::Gauge, read);
-        }
+        let shares = Arc::new(Shares::new());
+        let running = Arc::clone(&turnstile);
+        metrics.sample("calls_in_flight", "Calls that the service works on", Sampled::Gauge, move || {
+            vec![Sample::plain(running.running() as f64)]
+        });
+        let lines = (Arc::clone(&shares), Arc::clone(&turnstile));
+        metrics.sample(
+            "calls_waiting",
+            "Calls that wait until others have ended",
+            Sampled::Gauge,
+            move || vec![Sample::plain((lines.0.waiting() + lines.1.waiting()) as f64)],
+        );
         if let Some(audit) = &audit {
             watch(audit, &metrics);
         }
@@ -82,6 +84,7 @@ impl Governed {
             inner,
             rates: Rates::new(network.calls_per_second, network.calls_burst, DefaultClock::default()),
             turnstile,
+            shares,
             meter: Meter::new(metrics),
             audit,
             keys: RandomState::new(),
@@ -114,6 +117,23 @@ impl Governed {
             self.meter.rate_limited();
             Busy { retry_after, message: "too many calls a second: slow down, then call again".to_owned() }
         })
+    }
+
+    /// A share of the machine for a call of `lane` and a place among all calls, where it gets both at once.
+    fn try_enter(&self, lane: u64, now: Instant) -> Option<(Share, Permit)> {
+        let share = self.shares.try_enter(lane, now)?;
+        Some((share, self.turnstile.try_enter()?))
+    }
+
+    /// The same, waited for. `None`: too many of the lane wait.
+    async fn enter(&self, lane: u64) -> Option<(Share, Permit)> {
+        let share = self.shares.enter(lane).await;
+        let permit = match self.turnstile.enter(lane) {
+            Entry::Now(permit) => permit,
+            Entry::Later(waiting) => waiting.await,
+            Entry::Full => return None,
+        };
+        Some((share, permit))
     }
 
     /// The audit's place, where the method needs one.
@@ -176,22 +196,11 @@ impl Service for Governed {
         if method == Method::TasksResult {
             // It works on nothing: it waits, and may for as long as a task runs. The core bounds how many do.
             let inner = Arc::clone(&record.governed.inner).call(call, context);
-            return Box::pin(Running { inner, record, permit: None });
+            return Box::pin(Running { inner, record, place: None });
         }
-        if let Some(permit) = record.governed.turnstile.try_enter() {
-            let inner = Arc::clone(&record.governed.inner).call(call, context);
-            return Box::pin(Running { inner, record, permit: Some(permit) });
-        }
-        match record.governed.turnstile.enter(record.governed.lane(&context)) {
-            Entry::Now(permit) => {
-                let inner = Arc::clone(&record.governed.inner).call(call, context);
-                Box::pin(Running { inner, record, permit: Some(permit) })
-            }
-            Entry::Later(waiting) => Box::pin(wait(waiting, call, context, record)),
-            Entry::Full => {
-                let reply = record.refuse(overcrowded(), &context.scope);
-                Box::pin(std::future::ready(reply))
-            }
+        match record.governed.try_enter(record.governed.lane(&context), begun) {
+            Some(place) => Box::pin(Running::start(place, call, context, record)),
+            None => Box::pin(wait(call, context, record)),
         }
     }
 
@@ -209,18 +218,19 @@ impl Service for Governed {
 }
 
 /// Waits for a place, then runs the call.
-async fn wait(waiting: Waiting, call: Call, context: Context, record: Record) -> Reply {
-    let permit = tokio::select! {
+async fn wait(call: Call, context: Context, record: Record) -> Reply {
+    let governed = Arc::clone(&record.governed);
+    let place = tokio::select! {
         biased;
         // The core has answered, or nobody listens.
         () = context.cancel.cancelled() => return record.cancelled(),
-        permit = waiting => permit,
-        () = tokio::time::sleep_until(context.deadline.into()) => {
-            return record.refuse(overcrowded(), &context.scope);
-        }
+        place = governed.enter(governed.lane(&context)) => place,
+        () = tokio::time::sleep_until(context.deadline.into()) => None,
     };
-    let inner = Arc::clone(&record.governed.inner).call(call, context);
-    Running { inner, record, permit: Some(permit) }.await
+    match place {
+        Some(place) => Running::start(place, call, context, record).await,
+        None => record.refuse(overcrowded(), &context.scope),
+    }
 }
 
 fn overcrowded() -> Busy {
@@ -364,7 +374,14 @@ struct Running {
     inner: ReplyFuture,
     record: Record,
     /// Given back with the reply, not when somebody drops this.
-    permit: Option<Permit>,
+    place: Option<(Share, Permit)>,
+}
+
+impl Running {
+    fn start(place: (Share, Permit), call: Call, context: Context, record: Record) -> Self {
+        let inner = Arc::clone(&record.governed.inner).call(call, context);
+        Self { inner, record, place: Some(place) }
+    }
 }
 
 impl Future for Running {
@@ -373,7 +390,7 @@ impl Future for Running {
     fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Reply> {
         let reply = ready!(self.inner.as_mut().poll(context));
         self.record.end(&reply);
-        drop(self.permit.take());
+        drop(self.place.take());
         Poll::Ready(reply)
     }
 }
