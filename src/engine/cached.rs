@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     cache::{CacheFigures, Entry, Key, Layer, Lease, REDIS_NOTE, Wanted},
+    resilience,
     store::SharedStore,
 };
 
@@ -114,7 +115,8 @@ impl Engine {
         let compiled = call.compiled;
         let mark = if compiled.reads_memory {
             let until = around.deadline.min(Instant::now() + MARK_MAX);
-            let asked = timeout_at(until.into(), self.store().mark(&call.within)).await;
+            let asked = resilience::until(until, self.store().mark(&call.within));
+            let asked = timeout_at(until.into(), asked).await;
             Some(asked.ok()?.ok()?)
         } else {
             None

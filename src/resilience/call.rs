@@ -1,6 +1,7 @@
-//! What a call takes along to each backend, however deep it asks: until when it can wait, and an account of what it met.
+//! What a call takes along to each backend, however deep it asks: until when it can wait, whose it is, and an account of
+//! what it met.
 //!
-//! Both are of the task: work that is handed to another task has neither.
+//! All are of the task: work that is handed to another task has none.
 
 use std::{
     collections::BTreeSet,
@@ -13,6 +14,7 @@ const NOTES_MAX: usize = 16;
 
 tokio::task_local! {
     static DEADLINE: Instant;
+    static CALLER: Caller;
     static ACCOUNT: Arc<Account>;
 }
 
@@ -35,6 +37,25 @@ pub async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> T {
 #[must_use]
 pub fn deadline() -> Option<Instant> {
     DEADLINE.try_with(|deadline| *deadline).ok()
+}
+
+/// Whose call is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub(super) connection: u64,
+    /// Its name within the connection.
+    pub(super) call: u64,
+}
+
+/// Does `work` for a call of a connection that may have a bounded number of them: of any one backend it gets no more than
+/// the share of one connection.
+pub async fn on_behalf_of<T>(connection: u64, call: u64, work: impl Future<Output = T>) -> T {
+    CALLER.scope(Caller { connection, call }, work).await
+}
+
+/// Whose call is served; `None` where nobody said.
+pub(super) fn caller() -> Option<Caller> {
+    CALLER.try_with(|caller| *caller).ok()
 }
 
 /// Does `work` with an account of its own, and gives what was [noted](note) in it, in the order of the alphabet.

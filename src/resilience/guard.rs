@@ -1,7 +1,8 @@
 //! The door in front of one backend: the breaker, and places for a bounded number of calls.
 //!
 //! Places are of each backend alone, so that calls that hang in one take nothing from those of another. Who finds all
-//! taken waits, with a bounded number of others, until its deadline or until the breaker opens.
+//! taken waits, with a bounded number of others, until its deadline or until the breaker opens. A connection may have a
+//! bounded number of calls in one backend, those with them that wait, so that others of it find room for theirs.
 
 use std::{
     fmt,
@@ -19,9 +20,13 @@ use tokio::{
 
 use super::{
     Backend, BackendKind, Breaker, BreakerSettings, BreakerState, Permit, Refused, Standing,
-    breaker::TOLD_FOR, call,
+    breaker::TOLD_FOR,
+    call,
+    share::{Shares, Visit},
 };
 
+/// Of the patience, a wait must be this part to count as silence.
+const SHORTEST: u32 = 10;
 /// When it is worth asking again where there was no place.
 const CROWDED: Duration = Duration::from_millis(200);
 
@@ -34,29 +39,38 @@ pub struct GuardSettings {
     pub at_once: usize,
     /// Calls that wait for a place.
     pub queue: usize,
-    /// A call that was given up after so long without an answer counts as a failure of the backend; before that it says
-    /// nothing about it.
+    /// A call that was given up after so long without an answer counts as a failure of the backend. One that was given up
+    /// sooner does so too, once the backend was asked for so long and answered nobody.
     pub patience: Duration,
+    /// Calls of one connection, those with them that wait. Further ones wait until one of these has ended, for
+    /// [`grace`](Self::grace) at most: a burst goes through a backend that is quick, and one that hangs holds no more.
+    pub share: usize,
+    /// See [`share`](Self::share).
+    pub grace: Duration,
 }
 
 impl BackendKind {
     /// How such a backend is guarded where nobody says otherwise.
     #[must_use]
     pub const fn settings(self) -> GuardSettings {
-        let (failures, pause, at_once, queue, patience) = match self {
-            // Failures in a row, pause in ms, calls at once, calls that wait, patience in ms.
-            Self::Database => (5, 250, 64, 512, 1_000),
+        let (failures, pause, at_once, queue, patience, share, grace) = match self {
+            // Failures in a row, pause in ms, calls at once, calls that wait, patience in ms, share, grace in ms.
+            Self::Database => (5, 250, 64, 512, 1_000, 48, 1_000),
             // Its breaker alone is used: commands share connections, and have bounds of their own.
-            Self::Redis => (5, 1_000, 0, 0, 0),
-            Self::Source | Self::Server => (5, 1_000, 32, 64, 2_000),
-            Self::Model => (5, 30_000, 8, 32, 5_000),
-            Self::Host => (5, 2_000, 16, 64, 2_000),
+            Self::Redis => (5, 1_000, 0, 0, 0, 0, 0),
+            // As many failures as places: where calls hang in all of them, it is known.
+            Self::Source => (4, 1_000, 4, 64, 2_000, 16, 500),
+            Self::Server => (5, 1_000, 32, 64, 2_000, 16, 500),
+            Self::Model => (5, 30_000, 8, 32, 5_000, 16, 500),
+            Self::Host => (5, 2_000, 16, 64, 2_000, 16, 500),
         };
         GuardSettings {
             breaker: BreakerSettings { failures, pause: Duration::from_millis(pause) },
             at_once,
             queue,
             patience: Duration::from_millis(patience),
+            share,
+            grace: Duration::from_millis(grace),
         }
     }
 }
@@ -68,12 +82,32 @@ pub struct Guard {
     settings: GuardSettings,
     breaker: Arc<Breaker>,
     places: Semaphore,
+    shares: Shares,
     waiting: AtomicUsize,
     retries: AtomicU64,
     /// Until when whoever keeps its connections makes none, beside what the breaker says.
     alone: Mutex<Option<Instant>>,
     /// Told when the breaker opens: who waits for a place waits in vain.
     opened: Notify,
+    silence: Mutex<Silence>,
+}
+
+/// How long it was asked in vain since it last answered anybody.
+#[derive(Debug, Default)]
+struct Silence {
+    lasted: Duration,
+    /// What was waited before this is counted, or was before the last answer: what waits at the same time counts once.
+    from: Option<Instant>,
+}
+
+impl Silence {
+    /// Somebody waited from `begun` until `now`. How long it lasts now.
+    fn add(&mut self, begun: Instant, now: Instant) -> Duration {
+        let from = self.from.map_or(begun, |from| from.max(begun));
+        self.lasted += now.saturating_duration_since(from);
+        self.from = Some(now);
+        self.lasted
+    }
 }
 
 /// Why a call was not let through.
@@ -102,14 +136,14 @@ impl fmt::Display for Shut {
     }
 }
 
-/// A place, and the leave to try once. To be told how it went; dropped untold, it counts as a failure where the backend
-/// had [`GuardSettings::patience`] to answer, else as nothing.
+/// A place, and the leave to try once. To be told how it went; dropped untold, it was [given up](Entry::give_up).
 #[derive(Debug)]
 #[must_use = "a call that is not told how it went may count as a failure"]
 pub struct Entry<'a> {
     guard: &'a Guard,
     permit: Option<Permit<'a>>,
     _place: SemaphorePermit<'a>,
+    _visit: Option<Visit<'a>>,
     begun: Instant,
 }
 
@@ -131,10 +165,12 @@ impl Guard {
             settings,
             breaker: Arc::new(Breaker::new(settings.breaker)),
             places: Semaphore::new(settings.at_once),
+            shares: Shares::new(settings.share),
             waiting: AtomicUsize::new(0),
             retries: AtomicU64::new(0),
             alone: Mutex::default(),
             opened: Notify::new(),
+            silence: Mutex::default(),
         }
     }
 
@@ -159,17 +195,26 @@ impl Guard {
             self.breaker.count_refusal();
             return Err(self.shut(retry_after));
         }
+        let mut visit = call::caller().map(|caller| self.shares.visit(caller));
+        if let Some(visit) = &mut visit
+            && !visit.has_share()
+        {
+            let until = deadline.min(Instant::now() + self.settings.grace);
+            self.wait(until, visit.wait()).await?;
+        }
         let place = match self.places.try_acquire() {
             Ok(place) => place,
-            Err(_) => self.wait(deadline).await?,
+            // None closes them.
+            Err(_) => self.wait(deadline, self.places.acquire()).await?.map_err(|_| self.crowded())?,
         };
         let begun = Instant::now();
         let admitted = self.breaker.admit(begun);
         let permit = admitted.map_err(|Refused { retry_after }| self.shut(retry_after))?;
-        Ok(Entry { guard: self, permit: Some(permit), _place: place, begun })
+        Ok(Entry { guard: self, permit: Some(permit), _place: place, _visit: visit, begun })
     }
 
-    async fn wait(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Shut> {
+    /// Waits for `what`, with a bounded number of others.
+    async fn wait<T>(&self, until: Instant, what: impl Future<Output = T>) -> Result<T, Shut> {
         let opened = self.opened.notified();
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
@@ -182,10 +227,7 @@ impl Guard {
                 self.breaker.count_refusal();
                 Err(self.shut(self.breaker.shut(Instant::now()).unwrap_or(CROWDED)))
             }
-            place = timeout_at(deadline.into(), self.places.acquire()) => match place {
-                Ok(Ok(place)) => Ok(place),
-                Ok(Err(_)) | Err(_) => Err(self.crowded()),
-            },
+            waited = timeout_at(until.into(), what) => waited.map_err(|_| self.crowded()),
         }
     }
 
@@ -250,12 +292,17 @@ impl Guard {
     fn alone(&self) -> MutexGuard<'_, Option<Instant>> {
         self.alone.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn silence(&self) -> MutexGuard<'_, Silence> {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Entry<'_> {
     /// The backend answered, whatever it said.
     pub fn succeed(mut self) {
         let Some(permit) = self.permit.take() else { return };
+        *self.guard.silence() = Silence { lasted: Duration::ZERO, from: Some(Instant::now()) };
         let was_alone = self.guard.alone().take().is_some();
         if was_alone || self.guard.breaker.now(Instant::now()) != BreakerState::Closed {
             tracing::info!(backend = %self.guard.backend, "a backend works again");
@@ -279,15 +326,24 @@ impl Entry<'_> {
         call::note(format!("{}: left alone", self.guard.backend));
     }
 
-    /// Nobody waits any longer, or nothing was asked. A failure where the backend had time enough to answer: then whether
-    /// the breaker opened by this.
+    /// It says nothing of the backend: that was not asked, or something else was waited for.
+    pub fn dismiss(mut self) {
+        drop(self.permit.take());
+    }
+
+    /// Nobody waits any longer, and the backend had not answered. A failure where it had time enough for that, or was asked
+    /// for so long, by this and others, and answered none of them: then whether the breaker opened by this.
     pub fn give_up(mut self) -> bool {
         self.leave()
     }
 
     fn leave(&mut self) -> bool {
         let Some(permit) = self.permit.take() else { return false };
-        if self.begun.elapsed() < self.guard.settings.patience {
+        let (now, patience) = (Instant::now(), self.guard.settings.patience);
+        // What was hardly asked tells nothing, however often.
+        if now.saturating_duration_since(self.begun) < patience / SHORTEST
+            || self.guard.silence().add(self.begun, now) < patience
+        {
             return false;
         }
         call::note(format!("{}: slow", self.guard.backend));
@@ -318,6 +374,8 @@ mod tests {
         at_once: 2,
         queue: 1,
         patience: Duration::from_mins(1),
+        share: 9,
+        grace: Duration::from_millis(20),
     };
 
     fn guard(settings: GuardSettings) -> Guard {
@@ -375,6 +433,61 @@ mod tests {
         assert!(!guard.standing(now + TOLD_FOR * 2).is_ailing, "nobody looks any more");
         guard.enter(soon()).await.unwrap().succeed();
         assert!(!guard.standing(now).is_ailing);
+    }
+
+    #[tokio::test]
+    async fn short_waits_count_once_it_was_asked_for_long_and_answered_nobody() {
+        let patience = Duration::from_millis(100);
+        let guard = guard(GuardSettings { patience, ..SETTINGS });
+        let wait = async |times: u32| {
+            let entry = guard.enter(soon()).await.unwrap();
+            // The guard's clock is the system's.
+            std::thread::sleep(patience / 10 * times);
+            entry.give_up();
+            guard.standing(Instant::now()).failures
+        };
+        assert_eq!(wait(6).await, 0, "it had little time");
+        guard.enter(soon()).await.unwrap().succeed();
+        assert_eq!(wait(6).await, 0, "it had answered");
+        guard.enter(soon()).await.unwrap().dismiss();
+        assert_eq!(wait(6).await, 1, "nobody was answered since");
+        // What was hardly asked says nothing, now as before.
+        assert_eq!(wait(0).await, 1);
+        let (one, other) = (guard.enter(soon()).await.unwrap(), guard.enter(soon()).await.unwrap());
+        std::thread::sleep(patience / 5);
+        assert!(one.give_up(), "the second failure opens it");
+        assert!(!other.give_up());
+    }
+
+    #[tokio::test]
+    async fn waits_at_the_same_time_are_one_silence() {
+        let patience = Duration::from_millis(100);
+        let guard = guard(GuardSettings { patience, ..SETTINGS });
+        let (one, other) = (guard.enter(soon()).await.unwrap(), guard.enter(soon()).await.unwrap());
+        std::thread::sleep(patience * 6 / 10);
+        drop(one);
+        drop(other);
+        assert_eq!(guard.standing(Instant::now()).failures, 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_its_share_of_a_backend_and_a_moment_for_more() {
+        let guard = guard(GuardSettings { share: 1, queue: 9, ..SETTINGS });
+        let of = |connection, call| call::on_behalf_of(connection, call, guard.enter(soon()));
+        let first = of(1, 1).await.unwrap();
+        let again = of(1, 1).await.unwrap();
+        drop(again);
+        let begun = Instant::now();
+        let shut = of(1, 2).await.unwrap_err();
+        assert!(shut.is_busy && begun.elapsed() >= SETTINGS.grace, "{shut:?}");
+        let other = of(2, 1).await.unwrap();
+        let waiting = of(1, 3);
+        tokio::pin!(waiting);
+        assert!((&mut waiting).now_or_never().is_none());
+        assert_eq!(guard.standing(begun).waiting, 1);
+        drop(first);
+        waiting.await.unwrap().succeed();
+        other.succeed();
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ pub mod breaker;
 mod call;
 mod guard;
 mod retry;
+mod share;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use std::{
 };
 
 pub use breaker::{Breaker, BreakerCounts, BreakerSettings, BreakerState, Permit, Refused};
-pub use call::{accounted, deadline, note, until};
+pub use call::{accounted, deadline, note, on_behalf_of, until};
 pub use guard::{Entry, Guard, GuardSettings, Shut};
 pub use retry::Pauses;
 

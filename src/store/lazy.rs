@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex as StdMutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant as StdInstant},
 };
@@ -126,8 +126,9 @@ macro_rules! attempt {
             Err(error) => Err((error, None)),
             Ok((entry, end)) => {
                 let began = Instant::now();
+                let is_asked = AtomicBool::new(false);
                 let work = async {
-                    let $store = lazy.store(began).await?;
+                    let $store = lazy.store(began, &is_asked).await?;
                     let answer = async { $call.await.map_err(Failed::Told) };
                     match lazy.answer_by(ask) {
                         Some(until) => timeout_at(until, answer).await.unwrap_or(Err(Failed::Late)),
@@ -144,6 +145,13 @@ macro_rules! attempt {
                         Ok(answer)
                     }
                     Err(failed) => {
+                        let failed = match failed {
+                            // It waited for somebody else's opening, who tells how that went.
+                            Failed::Late if !is_asked.load(Ordering::Relaxed) => {
+                                Failed::Unasked(Ask::Read.late())
+                            }
+                            failed => failed,
+                        };
                         let (error, is_worth_it) = lazy.fail(entry, failed, ask);
                         let is_quick = is_worth_it && began.elapsed() < QUICK;
                         Err((error, is_quick.then(|| end.unwrap_or_else(|| began + PLACE_MAX))))
@@ -269,7 +277,7 @@ impl LazyStore {
             }
             Failed::Unasked(error) => {
                 resilience::note(format!("{}: failed", self.guard.backend()));
-                entry.give_up();
+                entry.dismiss();
                 (error, false)
             }
             Failed::Late => {
@@ -306,9 +314,11 @@ impl LazyStore {
         }
     }
 
-    /// The open store. Callers that come while it is being opened wait for the one opening, and get its error.
-    async fn store(&self, began: Instant) -> Result<Arc<dyn Store>, Failed> {
+    /// The open store. Callers that come while it is being opened wait for the one opening, and get its error. From when on
+    /// this call asks itself is told in `is_asked`.
+    async fn store(&self, began: Instant, is_asked: &AtomicBool) -> Result<Arc<dyn Store>, Failed> {
         let mut state = self.state.lock().await;
+        is_asked.store(true, Ordering::Relaxed);
         match &*state {
             State::Open(store) if !store.is_lost() => return Ok(Arc::clone(store)),
             State::Failed { error, at } if *at >= began => return Err(Failed::Unasked(error.repeated())),

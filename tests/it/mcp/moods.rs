@@ -5,12 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
 use tmws::{
-    engine::{ErrorKind, steps::mcp::Reach},
+    engine::{
+        ErrorKind,
+        steps::{StepContext, mcp::Reach},
+    },
     resilience::{BackendKind, BreakerState, Standing, accounted},
 };
 
-use super::support::Bench;
+use super::support::{Bench, run};
 
 /// A backstop: everything that is waited for happens long before.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -108,5 +112,27 @@ async fn a_server_that_hangs_at_its_start_is_told_of_like_any_other_that_fails()
         let error = bench.echo("stuck", "x").await.unwrap_err();
         tokio::time::sleep(error.retry_after.unwrap_or_default()).await;
     }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_is_slow_counts_once_however_many_wait_for_it() {
+    let bench = Bench::with(&["good"], |setting| {
+        let Reach::Command { argv, .. } = &mut setting.reach else { unreachable!("a program") };
+        let own = argv.join(" ");
+        *argv = ["sh", "-c", &format!("sleep 5; exec {own}")].map(str::to_owned).to_vec();
+        setting.start = PATIENCE;
+    });
+    let context = StepContext { deadline: Instant::now() + Duration::from_secs(3), ..bench.context() };
+    let with = json!({"server": "good", "tool": "echo", "arguments": {"text": "x"}});
+    let calls = (0..8).map(|_| run("mcp.call", &context, with.clone()));
+    for error in futures_util::future::join_all(calls).await.into_iter().map(Result::unwrap_err) {
+        assert!(error.kind == ErrorKind::Deadline && error.message.contains("still starting"), "{error:?}");
+    }
+    let standing = bench.standing("good");
+    assert_eq!((standing.failures, standing.opened, standing.breaker), (1, 0, BreakerState::Closed));
+    // It went on without them.
+    assert_eq!(bench.echo("good", "y").await.unwrap()["text"], "y");
+    assert_eq!(bench.started().len(), 1);
     bench.end().await;
 }

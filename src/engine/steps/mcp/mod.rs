@@ -149,6 +149,7 @@ async fn call(arguments: &Arguments<'_>, context: &StepContext) -> Result<StepOu
                     entry.fail(None, &error.message);
                 }
                 How::LeftAlone(rest) => entry.turn_away(rest, &error.message),
+                How::Starting => entry.dismiss(),
                 How::Unsaid => {
                     entry.give_up();
                 }

@@ -118,7 +118,9 @@ pub(super) enum How {
     Failed(Duration),
     /// It was not tried, and is not for so long, since it failed before.
     LeftAlone(Duration),
-    /// Nothing.
+    /// It is being started for somebody else, who tells how that went.
+    Starting,
+    /// That it did not start in its caller's time; or nothing, where it was not tried.
     Unsaid,
 }
 
@@ -210,7 +212,7 @@ impl Servers {
             failed(ErrorKind::Deadline, why)
         };
         let state = tokio::time::timeout_at(deadline, Arc::clone(&slot.state).lock_owned());
-        let mut state = state.await.map_err(|_| late())?;
+        let mut state = state.await.map_err(|_| Unconnected { error: late(), how: How::Starting })?;
         if let Some(taken) = state.connection.as_ref().and_then(Connection::take) {
             return Ok(taken);
         }
