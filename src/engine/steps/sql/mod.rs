@@ -16,8 +16,9 @@
 //! functions that reach beyond it (`dblink`, `pg_read_file`, `lo_export`, `pg_terminate_backend`): a database is to be
 //! read by a role without the rights to these.
 //!
-//! **Bounds.** Rows, bytes of a cell and of the whole, time, and queries of one source at once. A query that is over its
-//! time, or whose caller has gone, is ended in the database.
+//! **Bounds.** Rows, bytes of a cell and of the whole, time, and queries of one source at once: further ones wait for as
+//! long as a query may take, and are then told that it is busy. A query that is over its time, which begins when it does, or
+//! whose caller has gone, is ended in the database.
 //!
 //! **Cells.** Numbers are numbers as long as nothing is lost, else texts (`numeric` always); times are RFC 3339 in UTC, or
 //! without a zone where they have none; bytes are base64; JSON and arrays are JSON; all else is its database's own text.
@@ -48,7 +49,7 @@ use super::{ENDS_EARLY, StepContext, StepError, StepOutput, arguments::Arguments
 use crate::{
     engine::ErrorKind,
     nearest,
-    resilience::{BackendKind, Pauses},
+    resilience::{BackendKind, GuardSettings, Pauses},
     scope::ProjectId,
 };
 use fault::Fault;
@@ -59,8 +60,10 @@ pub use spec::{
 
 use table::Limits;
 
-/// Queries of one source at once; further ones wait.
-const AT_ONCE: usize = 4;
+/// Queries of one source at once; further ones wait for a place of its guard.
+const AT_ONCE: usize = BackendKind::Source.settings().at_once;
+/// Whoever leaves a query after so long leaves a database that does not answer, whatever a query may take.
+const PATIENCE_MAX: Duration = Duration::from_secs(10);
 /// Values of one query.
 const PARAMS_MAX: usize = 64;
 /// Longest text of a query.
@@ -81,6 +84,7 @@ pub struct Sources {
 struct Source {
     spec: SourceSpec,
     variable: Variable,
+    /// For what goes on when its caller has left its place.
     turns: Arc<Semaphore>,
     opened: OnceCell<Database>,
     /// Why the last try to reach it failed.
@@ -243,17 +247,31 @@ impl Source {
     }
 
     /// Asks it what `ask` asks, behind its guard; again, where the connection breaks: it was only read. Notes how that
-    /// went, and says whose failure it is.
-    async fn ask<F>(&self, ctx: &StepContext, limits: Limits, ask: impl Fn() -> F) -> Result<Value, StepError>
+    /// went, and says whose failure it is. At most `rows` rows.
+    async fn ask<F>(
+        &self,
+        ctx: &StepContext,
+        rows: usize,
+        ask: impl Fn(Limits) -> F,
+    ) -> Result<Value, StepError>
     where
         F: Future<Output = Result<Value, Fault>>,
     {
-        let guard = ctx.outside.backends.guard(BackendKind::Source, &self.spec.name);
+        let timeout = self.spec.timeout;
+        let kind = BackendKind::Source;
+        // A query may take that long: who leaves sooner says nothing of the database.
+        let settings = GuardSettings { patience: timeout.min(PATIENCE_MAX), ..kind.settings() };
+        let guard = ctx.outside.backends.guard_with(kind, &self.spec.name, settings);
+        let last = ctx.deadline.checked_sub(ENDS_EARLY).unwrap_or(ctx.deadline);
         let mut pauses = Pauses::of_a_read();
+        let mut deadline = None;
         loop {
-            let entry = guard.enter(limits.deadline).await?;
+            let entry = guard.enter(deadline.unwrap_or_else(|| last.min(Instant::now() + timeout))).await?;
             let begun = Instant::now();
-            let result = ask().await;
+            // Its time begins with its place: what others take is not the database's.
+            let deadline = *deadline.get_or_insert_with(|| last.min(begun + timeout));
+            let limits = Limits::new(rows, ctx.bytes_max, deadline);
+            let result = ask(limits).await;
             let ailing = match &result {
                 Err(Fault::Unreachable(reason) | Fault::Lost(reason)) => Some(reason.clone()),
                 Err(Fault::Silent) => Some("it did not answer in time".to_owned()),
@@ -264,30 +282,22 @@ impl Source {
                 Err(Fault::Unreachable(why) | Fault::Lost(why)) => {
                     entry.fail(None, why);
                 }
-                Err(Fault::Silent) if self.is_its_time(ctx, limits, begun) => {
+                // It should have ended the query itself, and had time to.
+                Err(Fault::Silent) if begun.elapsed() >= kind.settings().patience.min(timeout) => {
                     entry.fail(None, "it did not answer in time");
                 }
                 Err(Fault::Silent) => {
                     entry.give_up();
                 }
                 // Waiting for others says nothing of the database.
-                Err(Fault::Busy) => {}
+                Err(Fault::Busy) => entry.dismiss(),
                 _ => entry.succeed(),
             }
             *self.ailing.lock().unwrap_or_else(PoisonError::into_inner) = ailing;
-            if !is_lost || !pauses.wait(&guard, Duration::ZERO, limits.deadline).await {
-                return result.map_err(|fault| fault.told(&self.spec.name, self.spec.timeout));
+            if !is_lost || !pauses.wait(&guard, Duration::ZERO, deadline).await {
+                return result.map_err(|fault| fault.told(&self.spec.name, timeout));
             }
         }
-    }
-}
-
-impl Source {
-    /// Whether a query that began then had the time that the source is given, rather than what its caller had left or
-    /// others had taken.
-    fn is_its_time(&self, ctx: &StepContext, limits: Limits, begun: Instant) -> bool {
-        let is_own = limits.deadline < ctx.deadline.checked_sub(ENDS_EARLY).unwrap_or(ctx.deadline);
-        is_own && begun.elapsed() >= self.spec.timeout / 2
     }
 }
 
@@ -328,24 +338,17 @@ async fn query(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepErro
         return Err(args.refuse("params", format!("at most {PARAMS_MAX} values")));
     }
     let rows = args.count_or_none("rows", 1, ROWS_MAX)?.unwrap_or(source.spec.rows).min(source.spec.rows);
-    let limits = limits(ctx, &source.spec, rows);
     let database = source.database().await?;
-    let ask = async || {
+    let ask = async |limits| {
         let result = match database {
             Database::Sqlite(file) => file.query(&source.turns, &sql, &params, limits).await,
             Database::Postgres(server) => server.query(&source.turns, &sql, &params, limits).await,
         };
         result.map(table::Table::into_value)
     };
-    let mut value = source.ask(ctx, limits, || Box::pin(ask())).await?;
+    let mut value = source.ask(ctx, rows, |limits| Box::pin(ask(limits))).await?;
     value["source"] = json!(source.spec.name);
     Ok(value)
-}
-
-/// How far one query may go.
-fn limits(ctx: &StepContext, spec: &SourceSpec, rows: usize) -> Limits {
-    let deadline = ctx.deadline.checked_sub(ENDS_EARLY).unwrap_or(ctx.deadline);
-    Limits::new(rows, ctx.bytes_max, deadline.min(Instant::now() + spec.timeout))
 }
 
 fn positional(args: Arguments<'_>) -> Result<Vec<Value>, StepError> {
@@ -389,20 +392,19 @@ fn named(spec: &SourceSpec, name: &str, args: Arguments<'_>) -> Result<(String, 
 async fn describe(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError> {
     let glob = describe::Filter::read(args)?;
     let source = ctx.outside.sql.choose(ctx, args)?;
-    let limits = limits(ctx, &source.spec, ROWS_MAX);
     let database = source.database().await?;
     let kind = match database {
         Database::Sqlite(_) => "sqlite",
         Database::Postgres(_) => "postgres",
     };
-    let ask = async || {
+    let ask = async |limits| {
         let result = match database {
             Database::Sqlite(file) => file.describe(&source.turns, &glob, limits).await,
             Database::Postgres(server) => server.describe(&source.turns, &glob, limits).await,
         };
         result.map(describe::Schema::into_value)
     };
-    let mut value = source.ask(ctx, limits, || Box::pin(ask())).await?;
+    let mut value = source.ask(ctx, ROWS_MAX, |limits| Box::pin(ask(limits))).await?;
     value["source"] = json!(source.spec.name);
     value["kind"] = json!(kind);
     let query = |query: &NamedQuery| json!({"name": query.name, "description": query.description, "params": query.params});

@@ -403,7 +403,7 @@ async fn a_source_that_never_answers_is_left_alone_however_short_its_time_is() {
         let mut spec = SourceSpec::new("still", Address::parse(&address).unwrap());
         spec.timeout = Duration::from_millis(its_time);
         let mut bench = Bench::with(tempfile::tempdir().unwrap(), vec![spec]).await;
-        for _ in 0..5 {
+        for _ in 0..BackendKind::Source.settings().breaker.failures {
             bench.ctx.deadline = Instant::now() + Duration::from_millis(callers);
             let error =
                 bench.run("sql.query", json!({"source": "still", "query": "SELECT 1"})).await.unwrap_err();
