@@ -205,6 +205,38 @@ fn what_finds_no_room_waits_in_order_and_is_answered() {
 }
 
 #[test]
+fn what_is_answered_here_waits_for_no_room() {
+    let limits = ConnectionLimits { inflight_requests_max: 1, ..ConnectionLimits::default() };
+    let mut peer = Peer::in_session_with(limits, "2025-11-25", &json!({}));
+    peer.say(&call("1", "t"));
+    peer.say(&call("2", "t"));
+    assert_eq!((peer.calls.len(), peer.connection.accepts_input()), (1, false));
+    let ping = |id: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
+    for (text, needs_none) in [
+        (ping("3"), true),
+        // It has the id of one that waits, or runs: it comes after that.
+        (ping("2"), false),
+        (ping("1"), false),
+        (call("4", "ping"), false),
+        (r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":2}}"#.to_owned(), true),
+        (
+            r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":9}}"#.to_owned(),
+            false,
+        ),
+        (r#"{"jsonrpc":"2.0","id":7,"result":{}}"#.to_owned(), true),
+        (format!("[{}]", ping("5")), false),
+        ("ping".to_owned(), false),
+    ] {
+        assert_eq!(peer.connection.text_needs_no_room(&text), needs_none, "{text}");
+    }
+    peer.say(&ping("3"));
+    assert_eq!(peer.take_one(), json!({"jsonrpc": "2.0", "id": 3, "result": {}}));
+    assert_eq!(peer.calls.len(), 1);
+    peer.reply(peer.last_call(), text("x"));
+    assert_eq!((peer.take_one()["id"].clone(), peer.calls.len()), (json!(1), 2));
+}
+
+#[test]
 fn a_batch_too_large_for_one_array_comes_in_several() {
     let limits = ConnectionLimits { frame_out_bytes_max: 400, ..ConnectionLimits::default() };
     let mut peer = Peer::in_session_with(limits, "2025-03-26", &json!({}));

@@ -53,10 +53,43 @@ impl Connection {
         }
     }
 
-    /// Processes a message, or queues it behind what waits for room. What can free room never waits.
+    /// Whether a message need not wait until there is room for another request: it makes some, it belongs to a call that
+    /// has some, or it is a request that is answered here and now. One about an id, or with the id, of a request that the
+    /// core has not seen yet comes after that.
+    #[must_use]
+    pub fn needs_no_room(&self, envelope: &Envelope) -> bool {
+        match envelope {
+            Envelope::Request(request) => {
+                matches!(rules::client_request(&request.method), Some(Method::Ping | Method::ServerDiscover))
+                    && !self.is_pending(&request.id)
+            }
+            Envelope::Notification(notification) => {
+                notification.method == Method::NotificationsCancelled.as_str()
+                    && notification.request_id.as_ref().is_some_and(|id| self.is_pending(id))
+            }
+            Envelope::Response(_) => true,
+            Envelope::Invalid { .. } => false,
+        }
+    }
+
+    /// The same of the text of one frame.
+    #[must_use]
+    pub fn text_needs_no_room(&self, text: &str) -> bool {
+        // Most that waits is a call, and need not be parsed twice.
+        let may = !text.contains("\"method\"")
+            || ["cancelled", "ping", "discover"].iter().any(|part| text.contains(part));
+        may && matches!(
+            parse_frame(text.as_bytes()),
+            Ok(Frame::Single(envelope)) if self.needs_no_room(&envelope)
+        )
+    }
+
+    /// Processes a message, or queues it behind what waits for room. What can free room, or takes none, never waits.
     fn take_in(&mut self, now: Now, envelope: Envelope, slot: Option<Slot>) {
         let waits = match &envelope {
-            Envelope::Request(_) => !self.backlog.is_empty() || !self.has_room(),
+            Envelope::Request(_) => {
+                (!self.backlog.is_empty() || !self.has_room()) && !self.needs_no_room(&envelope)
+            }
             Envelope::Notification(notification) => {
                 let cancels = notification.request_id.as_ref().is_some_and(|id| {
                     self.inflight.holder(id).is_some() || self.waiting_request(id).is_some()

@@ -4,10 +4,12 @@
 //! between them. Whatever stdin is (pipe, Unix socket, file, tty), `poll` is asked before each read, so a read never
 //! blocks the loop. Writes never block either: pipes are switched to non-blocking for the life of the loop, sockets
 //! are written with `MSG_DONTWAIT`, ttys through a non-blocking opening of their own; files take what they are given. All frames that one round produced leave in
-//! one write. While the reader of stdout does not keep up, or too many calls are in flight, stdin is not read; it is
-//! still watched for the client's leaving, so that neither delays the end.
+//! one write. While the reader of stdout does not keep up stdin is not read. While too many calls are in flight requests are
+//! held back, and after some of them stdin is not read either; what needs no room (pings, cancellations, answers) goes past
+//! them. The client's leaving is watched for all the time, so that neither delays the end.
 
 use std::{
+    collections::VecDeque,
     io::{self, IsTerminal, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -38,6 +40,8 @@ const READ_BYTES: usize = 64 << 10;
 const HANG_UP: PollFlags = PollFlags::RDHUP;
 #[cfg(not(target_os = "linux"))]
 const HANG_UP: PollFlags = PollFlags::empty();
+/// Lines taken in while the connection is full of calls: beyond these pings and cancellations are not seen.
+const HELD_BYTES_MAX: usize = 64 << 10;
 /// Unsent bytes beyond which stdin is not read.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 
@@ -123,21 +127,15 @@ impl Binding<'_> {
     ) -> io::Result<Ended> {
         let Self { input, output, wakened, limits, shutdown } = *self;
         let mut writer = Writer::new(output)?;
-        let mut decoder = LineDecoder::new(limits.frame_in_bytes_max);
+        let mut lines = Lines::new(limits.frame_in_bytes_max);
         let mut buffer = vec![0; READ_BYTES];
         let mut phase = Phase::Open;
         // The client has closed its end. What it left is finite (it lies in the kernel), and is taken in without regard
         // to room: the core queues it, and the end of input comes to light.
         let mut hung_up: Option<Instant> = None;
         loop {
-            // Frames read earlier and held back by a full connection come first.
-            let mut held_back = phase.reads();
-            while held_back && (hung_up.is_some() || driver.accepts_input() && !writer.is_full(limits)) {
-                match decoder.next_line() {
-                    Some(line) => feed(driver, clock(), &line),
-                    None => held_back = false,
-                }
-                writer.extend(driver);
+            if phase.reads() {
+                lines.feed(driver, &clock, &mut writer, limits, hung_up.is_some());
             }
             if writer.flush()? == Flushed::PeerGone {
                 return Ok(Ended::PeerGone);
@@ -146,16 +144,16 @@ impl Binding<'_> {
             if let Some(end) = phase.ended(driver, &writer, now, shutdown) {
                 return Ok(end);
             }
-            let takes =
-                phase.reads() && (hung_up.is_some() || driver.accepts_input() && !writer.is_full(limits));
+            let takes = hung_up.is_some() || !writer.is_full(limits) && lines.may_hold(limits);
             let interest = match phase {
-                Phase::Open if takes && !held_back => Interest::Read,
+                Phase::Open if takes && lines.is_exhausted => Interest::Read,
                 Phase::Open => Interest::HangUp,
                 Phase::Draining { .. } | Phase::Cut { .. } => Interest::Nothing,
             };
             driver.set_congested(!writer.is_empty());
             // Held-back frames that may go on now: look around without sleeping.
-            let at_once = (takes && held_back).then_some(now.monotonic);
+            let goes_on = phase.reads() && !writer.is_full(limits) && lines.can_go_on(driver, limits);
+            let at_once = goes_on.then_some(now.monotonic);
             let timeout =
                 [at_once, driver.next_timeout(), phase.next_timeout(shutdown)].into_iter().flatten().min();
             let woken = wait(input, output, wakened, interest, !writer.is_empty(), timeout, now.monotonic)?;
@@ -190,19 +188,13 @@ impl Binding<'_> {
             if woken.input {
                 match read(input, &mut buffer) {
                     Ok(0) => {
-                        while let Some(line) = decoder.next_line() {
-                            feed(driver, now, &line);
-                        }
-                        // A complete JSON text before the end counts even without its newline.
-                        if let Some(line) = decoder.finish() {
-                            feed(driver, now, &line);
-                        }
+                        lines.feed_rest(driver, now);
                         // A client that left waits from then on, however long it took to read what it left.
                         let since = hung_up.unwrap_or(now.monotonic);
                         phase = Phase::Draining { since, stopped: false };
                         driver.eof(now);
                     }
-                    Ok(count) => decoder.push(&buffer[..count]),
+                    Ok(count) => lines.push(&buffer[..count]),
                     Err(Errno::INTR | Errno::AGAIN) => {}
                     Err(Errno::CONNRESET | Errno::IO) => {
                         phase = Phase::Draining { since: now.monotonic, stopped: false };
@@ -221,6 +213,104 @@ fn feed(driver: &mut Driver, now: Now, line: &Line) {
         Line::Frame(bytes) => driver.frame(now, bytes),
         Line::TooLong { size_bytes } => driver.oversized_frame(now, *size_bytes),
     }
+}
+
+/// What was read and is not fed yet.
+struct Lines {
+    decoder: LineDecoder,
+    /// These wait until there is room for another request, in order.
+    held: VecDeque<Line>,
+    held_bytes: usize,
+    /// No complete line is left in the decoder.
+    is_exhausted: bool,
+}
+
+impl Lines {
+    const fn new(line_bytes_max: usize) -> Self {
+        Self {
+            decoder: LineDecoder::new(line_bytes_max),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            is_exhausted: true,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.decoder.push(bytes);
+        self.is_exhausted = false;
+    }
+
+    /// Whether another line may be looked at, although it may have to wait.
+    fn may_hold(&self, limits: &ConnectionLimits) -> bool {
+        self.held_bytes < HELD_BYTES_MAX && self.held.len() < limits.writer_queue_frames_max.max(1)
+    }
+
+    /// Whether [`Lines::feed`] would do anything, as far as room is concerned.
+    fn can_go_on(&self, driver: &Driver, limits: &ConnectionLimits) -> bool {
+        !self.held.is_empty() && driver.accepts_input() || !self.is_exhausted && self.may_hold(limits)
+    }
+
+    /// Feeds what finds room, or needs none; all of it, `regardless` of room, where the client has left.
+    fn feed(
+        &mut self,
+        driver: &mut Driver,
+        clock: &impl Fn() -> Now,
+        writer: &mut Writer<'_>,
+        limits: &ConnectionLimits,
+        regardless: bool,
+    ) {
+        while regardless || !writer.is_full(limits) {
+            let has_room = regardless || driver.accepts_input();
+            let line = match self.held.pop_front_if(|_| has_room) {
+                Some(line) => {
+                    self.held_bytes -= size(&line);
+                    line
+                }
+                None if !self.may_hold(limits) => return,
+                None => {
+                    let Some(line) = self.decoder.next_line() else {
+                        self.is_exhausted = true;
+                        return;
+                    };
+                    if !has_room && !needs_no_room(driver, &line) {
+                        self.held_bytes += size(&line);
+                        self.held.push_back(line);
+                        continue;
+                    }
+                    line
+                }
+            };
+            feed(driver, clock(), &line);
+            writer.extend(driver);
+        }
+    }
+
+    /// Feeds what is left at the end of the input.
+    fn feed_rest(&mut self, driver: &mut Driver, now: Now) {
+        for line in self.held.drain(..) {
+            feed(driver, now, &line);
+        }
+        self.held_bytes = 0;
+        while let Some(line) = self.decoder.next_line() {
+            feed(driver, now, &line);
+        }
+        // A complete JSON text before the end counts even without its newline.
+        if let Some(line) = self.decoder.finish() {
+            feed(driver, now, &line);
+        }
+    }
+}
+
+fn size(line: &Line) -> usize {
+    match line {
+        Line::Frame(bytes) => bytes.len(),
+        Line::TooLong { .. } => 0,
+    }
+}
+
+fn needs_no_room(driver: &Driver, line: &Line) -> bool {
+    let Line::Frame(bytes) = line else { return false };
+    std::str::from_utf8(bytes).is_ok_and(|text| driver.connection().text_needs_no_room(text))
 }
 
 /// Where the loop is in its life.

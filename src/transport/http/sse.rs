@@ -258,7 +258,12 @@ impl Session {
             Posted::Single(envelope) => matches!(envelope, Envelope::Request(_)),
             Posted::Batch(_) => true,
         };
-        if holds_request && !self.has_room(&state) {
+        let needs_no_room = matches!(
+            &arrived,
+            Posted::Single(envelope) if state.driver.connection().needs_no_room(envelope)
+        );
+        let has_room = state.driver.accepts_input() || needs_no_room;
+        if holds_request && (self.is_full(&state) || !has_room) {
             *frame = Some(arrived);
             return Fed::Full(self.room.notified());
         }
@@ -270,10 +275,10 @@ impl Session {
         Fed::Taken
     }
 
-    /// Whether another request may begin: what the client does not read holds it back.
-    fn has_room(&self, state: &State) -> bool {
+    /// Whether what the client does not read holds back what it asks.
+    fn is_full(&self, state: &State) -> bool {
         let queue_max = self.host.connection_limits.writer_queue_frames_max;
-        state.driver.accepts_input() && state.queue.events.len() < queue_max.max(1)
+        state.queue.events.len() >= queue_max.max(1)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -373,7 +378,7 @@ impl Body for Reading {
             if state.has_ended_input && state.driver.is_drained() {
                 return Poll::Ready(None);
             }
-            if session.has_room(&state) {
+            if state.driver.accepts_input() && !session.is_full(&state) {
                 session.room.notify_waiters();
             }
             let mut due = this.quiet_since + session.host.network_limits.keep_alive;

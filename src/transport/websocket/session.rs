@@ -30,7 +30,6 @@ use crate::{
     protocol::{BatchAnswers, Now},
     session::Wake,
     transport::{Host, Io, Seat, dialect::Dialect},
-    wire::{Envelope, Frame, Method, parse_frame},
 };
 
 /// Bytes of answers that are written at once, although more of the burst is still to be read.
@@ -276,32 +275,11 @@ impl Connection {
             return;
         }
         let has_room = self.held.is_empty() && self.seat.driver.accepts_input();
-        if has_room || self.needs_no_room(&text) {
+        if has_room || self.seat.driver.connection().text_needs_no_room(&text) {
             self.feed(now, &text);
         } else {
             self.held_bytes += text.len();
             self.held.push_back(text);
-        }
-    }
-
-    /// Whether a message must not wait for room, because it makes some or answers a call that is there already: a
-    /// cancellation, or what we asked the client.
-    fn needs_no_room(&self, text: &str) -> bool {
-        if !text.contains("cancelled") && text.contains("\"method\"") {
-            return false;
-        }
-        match parse_frame(text.as_bytes()) {
-            Ok(Frame::Single(Envelope::Notification(notification))) => {
-                notification.method == Method::NotificationsCancelled.as_str()
-                    // The request that it is about may be held itself, and comes first then.
-                    && notification
-                        .request_id
-                        .is_some_and(|id| self.seat.driver.connection().is_pending(&id))
-            }
-            Ok(Frame::Single(Envelope::Response(_))) => true,
-            Ok(Frame::Single(Envelope::Request(_) | Envelope::Invalid { .. }) | Frame::Batch(_)) | Err(_) => {
-                false
-            }
         }
     }
 

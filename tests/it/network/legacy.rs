@@ -808,8 +808,12 @@ async fn requests_beyond_the_bound_wait_for_room() {
     let first = tokio::spawn(aside(&client, &server, call(1, "wait", json!({"tag": "a"}))));
     assert_eq!(server.probe.next().await, Seen::Started("a".to_owned()));
     let second = tokio::spawn(aside(&client, &server, call(2, "wait", json!({"tag": "b"}))));
-    // What makes room never waits for it.
+    // What makes room never waits for it, nor does what needs none.
     assert_eq!(client.post(&cancel(77)).await.status, 202);
+    assert_eq!(
+        client.post(&json!({"jsonrpc": "2.0", "id": 3, "method": "ping"})).await.json().await["id"],
+        3
+    );
     server.probe.release("a");
     assert_eq!(first.await.unwrap().json().await["id"], 1);
     assert_eq!(server.probe.next().await, Seen::Ended("a".to_owned()));

@@ -3,6 +3,7 @@
 use hyper::StatusCode;
 
 use crate::{
+    protocol::Connection,
     schema::Gate,
     trace::TraceContext,
     transport::http::{Response, body},
@@ -79,6 +80,11 @@ impl Message {
 
     pub(super) const fn is_batch(&self) -> bool {
         matches!(self.frame, Frame::Batch(_))
+    }
+
+    /// Whether it need not wait until `connection` has room for another request.
+    pub(super) fn needs_no_room(&self, connection: &Connection) -> bool {
+        matches!(&self.frame, Frame::Single(envelope) if connection.needs_no_room(envelope))
     }
 
     /// Why it is no message, where it is none.

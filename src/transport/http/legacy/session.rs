@@ -235,7 +235,8 @@ impl Session {
         if let Some(refusal) = self.refuse(&state, &arrived) {
             return Taken::Answered(refusal);
         }
-        if !arrived.ids.is_empty() && !state.driver.accepts_input() {
+        let waits = !arrived.ids.is_empty() && !state.driver.accepts_input();
+        if waits && !arrived.needs_no_room(state.driver.connection()) {
             if state.has_ended_input {
                 return Taken::Answered(body::text(
                     StatusCode::SERVICE_UNAVAILABLE,
