@@ -134,5 +134,6 @@ pub fn lacking(what: &str, missing: Rights) -> EngineError {
         ),
         part: Some("scope".to_owned()),
         retry_after: None,
+        receipt: None,
     }
 }

@@ -274,13 +274,24 @@ impl Receipt {
     /// The receipt of a run of `pattern` that did nothing yet.
     #[must_use]
     pub(super) fn of(pattern: &Pattern) -> Self {
-        Self {
-            pattern: Some(pattern.full_name()),
-            deprecated: pattern.deprecated.as_ref().map(ToString::to_string),
-            kind: Some(pattern.kind.as_str()),
-            hash: Some(pattern.hash.clone()),
-            ..Self::default()
-        }
+        let mut receipt = Self::default();
+        receipt.name(pattern);
+        receipt
+    }
+
+    /// Names what ran.
+    pub(super) fn name(&mut self, pattern: &Pattern) {
+        self.pattern = Some(pattern.full_name());
+        self.deprecated = pattern.deprecated.as_ref().map(ToString::to_string);
+        self.kind = Some(pattern.kind.as_str());
+        self.hash = Some(pattern.hash.clone());
+    }
+
+    /// Adds what was not as it should be.
+    pub(super) fn degrade(&mut self, notes: Vec<String>) {
+        self.degraded.extend(notes);
+        self.degraded.sort_unstable();
+        self.degraded.dedup();
     }
 }
 
@@ -328,6 +339,19 @@ pub struct EngineError {
     pub part: Option<String>,
     /// Worth trying again after so long.
     pub retry_after: Option<Duration>,
+    /// What the call cost and met until then, so far as it is known.
+    pub receipt: Option<Box<Receipt>>,
+}
+
+impl EngineError {
+    /// The same with more in its receipt.
+    #[must_use]
+    pub(super) fn with_receipt(mut self, tell: impl FnOnce(&mut Receipt)) -> Self {
+        tell(self.receipt.get_or_insert_with(|| {
+            Box::new(Receipt { cache: "off", matched_by: "none", ..Receipt::default() })
+        }));
+        self
+    }
 }
 
 macro_rules! error_kinds {

@@ -183,7 +183,7 @@ impl Shrinking {
                 )
             }
         };
-        EngineError { kind, message, part: None, retry_after: None }
+        EngineError { kind, message, part: None, retry_after: None, receipt: None }
     }
 
     fn shrink(&self, rest: Rest) -> Result<Shrunk, Unfit> {

@@ -244,7 +244,7 @@ mod tests {
 
     fn failed() -> Result<Execution, EngineError> {
         let kind = ErrorKind::StoreUnavailable;
-        Err(EngineError { kind, message: String::new(), part: None, retry_after: None })
+        Err(EngineError { kind, message: String::new(), part: None, retry_after: None, receipt: None })
     }
 
     #[test]

@@ -75,7 +75,13 @@ fn refused(error: &ValidationError<'_>, names: &[&str]) -> EngineError {
             (name.clone(), format!("input `{name}`: {}", short(&told)))
         }
     };
-    EngineError { kind: ErrorKind::InvalidInput, message, part: Some(short(&part)), retry_after: None }
+    EngineError {
+        kind: ErrorKind::InvalidInput,
+        message,
+        part: Some(short(&part)),
+        retry_after: None,
+        receipt: None,
+    }
 }
 
 fn short(text: &str) -> String {

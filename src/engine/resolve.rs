@@ -169,6 +169,7 @@ impl Engine {
             message,
             part: Some("pattern".to_owned()),
             retry_after: None,
+            receipt: None,
         };
         let Some(pattern) = self.library.named(base) else {
             let all = self.library.all();

@@ -269,7 +269,7 @@ fn select(whole: &Value, path: &str) -> Result<Value, EngineError> {
 }
 
 fn refused(kind: ErrorKind, message: String, part: &str) -> EngineError {
-    EngineError { kind, message, part: Some(part.to_owned()), retry_after: None }
+    EngineError { kind, message, part: Some(part.to_owned()), retry_after: None, receipt: None }
 }
 
 #[cfg(test)]

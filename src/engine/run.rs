@@ -95,7 +95,8 @@ pub(super) struct Ran {
 /// Runs a pattern.
 ///
 /// # Errors
-/// Of the step that ended the run, its `part` the step's id; of the output's expression (`part` is `output`).
+/// Of the step that ended the run, its `part` the step's id; of the output's expression (`part` is `output`). Either with
+/// the receipts of the steps.
 pub(super) async fn run(given: Given<'_>) -> Result<Ran, EngineError> {
     let cancel = given.cancel.child_token();
     let _ended = cancel.clone().drop_guard();
@@ -125,18 +126,22 @@ pub(super) async fn run(given: Given<'_>) -> Result<Ran, EngineError> {
     };
     let is_suspended = ended.is_none();
     let output = match ended {
-        None => Value::Null,
-        Some(ended) => {
-            let root = ended.map_err(|Failed { id, error }| error.into_engine_error(&id))?;
-            evaluate(&pattern.output.value, root, run.given.deadline, pattern.limits.max_bytes)
-                .await
-                .map_err(|error| StepError::from(error).into_engine_error("output"))?
-        }
+        None => Ok(Value::Null),
+        Some(Err(Failed { id, error })) => Err(error.into_engine_error(&id)),
+        Some(Ok(root)) => evaluate(&pattern.output.value, root, run.given.deadline, pattern.limits.max_bytes)
+            .await
+            .map_err(|error| StepError::from(error).into_engine_error("output")),
     };
     let Ledger { mut receipts, nested, partial, llm } =
         run.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
     receipts.extend(nested);
-    Ok(Ran { output, receipts, bytes_seen: run.seen.into_inner(), partial, llm, is_suspended })
+    let bytes_seen = run.seen.into_inner();
+    match output {
+        Ok(output) => Ok(Ran { output, receipts, bytes_seen, partial, llm, is_suspended }),
+        Err(error) => Err(error.with_receipt(|receipt| {
+            (receipt.steps, receipt.llm, receipt.bytes_seen) = (receipts, llm, bytes_seen);
+        })),
+    }
 }
 
 struct Run<'a> {

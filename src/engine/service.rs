@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant as StdInstant},
 };
 
@@ -95,6 +98,8 @@ pub struct Engine {
     pub(super) cache: Cache<Answer>,
     /// See [`Engine::depends`].
     pub(super) store_name: OnceCell<[u8; 32]>,
+    /// Whether the last result that was to be kept was not.
+    keeping_fails: AtomicBool,
 }
 
 /// What is made of a pattern once.
@@ -177,6 +182,7 @@ impl Engine {
             outside: Arc::default(),
             cache: Cache::new(CacheLimits { local_bytes_max: 0, ..CacheLimits::default() }, None),
             store_name: OnceCell::new(),
+            keeping_fails: AtomicBool::new(false),
         }
     }
 
@@ -244,7 +250,7 @@ impl Engine {
         let attempt = Box::pin(self.attempt(scope, request, around, begun, &mut pattern));
         let attempt = resilience::until(deadline, attempt);
         let (result, degraded) = resilience::accounted(attempt).await;
-        let result = told(result, degraded);
+        let result = timed(told(result, degraded), begun);
         // A run that waits for an answer of the client has not ended: it comes again.
         if !matches!(&result, Ok(execution) if matches!(execution.outcome, Outcome::Suspended)) {
             let pattern = pattern.as_deref();
@@ -287,16 +293,25 @@ impl Engine {
                 around.observer.chosen(&chosen.pattern, outlives_call);
                 let deadline = around.task_deadline.filter(|_| outlives_call).unwrap_or(around.deadline);
                 let around = Surroundings { deadline, ..around };
-                self.run_chosen(scope, request, chosen, allowed.workspace(), around).await
+                let (pattern, matched_by) = (Arc::clone(&chosen.pattern), chosen.matched_by);
+                let ran = self.run_chosen(scope, request, chosen, allowed.workspace(), around).await;
+                ran.map_err(|error| {
+                    error.with_receipt(|receipt| {
+                        receipt.name(&pattern);
+                        receipt.matched_by = matched_by;
+                    })
+                })
             }
         };
-        result
-            .map(|mut execution| {
-                execution.receipt.elapsed = begun.elapsed();
+        match result {
+            Ok(mut execution) => {
                 execution.receipt.llm.splice(..0, spent);
-                execution
-            })
-            .map_err(|error| self.hinted(error))
+                Ok(execution)
+            }
+            Err(error) => {
+                Err(self.hinted(error.with_receipt(|receipt| drop(receipt.llm.splice(..0, spent)))))
+            }
+        }
     }
 
     /// Says when to try again, where that may help: the store's breaker knows best.
@@ -330,6 +345,18 @@ impl Engine {
         deadline: StdInstant,
     ) -> Result<Execution, EngineError> {
         let begun = Instant::now();
+        let (result, degraded) = resilience::accounted(self.page(scope, query, deadline)).await;
+        timed(told(result, degraded), begun)
+            .map_err(|error| error.with_receipt(|receipt| receipt.matched_by = "handle"))
+    }
+
+    /// Does what [`get_result`](Self::get_result) says.
+    async fn page(
+        &self,
+        scope: &Scope,
+        query: &ResultQuery,
+        deadline: StdInstant,
+    ) -> Result<Execution, EngineError> {
         let missing = Rights::PATTERN_RUN.without(scope.rights());
         if missing != Rights::NONE {
             return Err(lacking("reading a result", missing));
@@ -357,7 +384,6 @@ impl Engine {
                 bytes_seen: text.len() as u64,
                 cache: "off",
                 matched_by: "handle",
-                elapsed: begun.elapsed(),
                 ..Receipt::default()
             },
             outcome: Outcome::Output {
@@ -569,7 +595,14 @@ impl Engine {
             return Ok(kept::unless(unchanged, call.unless, call.project.as_deref()));
         }
         let latest = Instant::from_std(around.deadline);
-        let kept = Kept { store: &self.store, scope: &scope, pattern: named(pattern), now, latest };
+        let kept = Kept {
+            store: &self.store,
+            scope: &scope,
+            pattern: named(pattern),
+            now,
+            latest,
+            fails: &self.keeping_fails,
+        };
         let fitted = budget::fit(
             ran.output,
             &pattern.output.shrink,
@@ -578,10 +611,11 @@ impl Engine {
             pattern.output.overflow_handle.then_some(&kept),
             latest,
         )
-        .await?;
+        .await
+        .map_err(|error| error.with_receipt(|of_error| *of_error = receipt.clone()))?;
         if let Some(error) = call.compiled.output.iter_errors(&fitted.output).next() {
             let place = error.instance_path().to_string();
-            return Err(EngineError {
+            let error = EngineError {
                 kind: ErrorKind::PatternFault,
                 message: format!(
                     "the output of {} breaks its own schema at `{place}`: {}; run `tmws pattern test {}`",
@@ -591,7 +625,9 @@ impl Engine {
                 ),
                 part: Some("output".to_owned()),
                 retry_after: None,
-            });
+                receipt: Some(Box::new(receipt)),
+            };
+            return Err(error);
         }
         (receipt.tokens_out, receipt.tokens_estimated) = (fitted.tokens.count, fitted.tokens.estimated);
         Ok(Execution {
@@ -642,6 +678,7 @@ impl Engine {
             message: format!("{}: {message}; run `tmws pattern lint`", pattern.name),
             part: Some(part.to_owned()),
             retry_after: None,
+            receipt: None,
         };
         Plan::of(pattern).map_err(|error| fault("steps", error.to_string()))?;
         let compiled = Arc::new(Compiled {
@@ -741,6 +778,8 @@ struct Kept<'a> {
     now: Timestamp,
     /// When the answer is due.
     latest: Instant,
+    /// Whether the last try failed: what goes on is told once.
+    fails: &'a AtomicBool,
 }
 
 impl Keep for Kept<'_> {
@@ -749,10 +788,26 @@ impl Keep for Kept<'_> {
         let keeping = self.store.put_result(self.scope, result, self.now);
         // Counted from here: what came before (the vocabulary that is loaded at first) is not the store's time.
         let until = self.latest.min(Instant::now() + KEEP_MAX);
-        match timeout_at(until, resilience::until(until.into_std(), keeping)).await {
-            Ok(Ok(handle)) => return Some(handle),
-            Ok(Err(error)) => tracing::warn!(%error, pattern = self.pattern, "a result could not be kept"),
-            Err(_) => tracing::warn!(pattern = self.pattern, "the store did not keep a result in time"),
+        let kept = timeout_at(until, resilience::until(until.into_std(), keeping)).await;
+        let pattern = self.pattern.as_str();
+        let why = match kept {
+            Ok(Ok(handle)) => {
+                if self.fails.swap(false, Ordering::Relaxed) {
+                    tracing::info!("results are kept again");
+                }
+                return Some(handle);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the store did not answer in time".to_owned(),
+        };
+        if self.fails.swap(true, Ordering::Relaxed) {
+            tracing::debug!(pattern, why, "a result could not be kept");
+        } else {
+            tracing::warn!(
+                pattern,
+                why,
+                "a result could not be kept; further ones are not told of until one is"
+            );
         }
         None
     }
@@ -788,13 +843,24 @@ fn uses(steps: &[StepSpec], step: &str) -> bool {
 
 /// The same with what was not as it should be in its receipt.
 fn told(result: Result<Execution, EngineError>, degraded: Vec<String>) -> Result<Execution, EngineError> {
-    result.map(|mut execution| {
-        let all = &mut execution.receipt.degraded;
-        all.extend(degraded);
-        all.sort_unstable();
-        all.dedup();
-        execution
-    })
+    match result {
+        Ok(mut execution) => {
+            execution.receipt.degrade(degraded);
+            Ok(execution)
+        }
+        Err(error) => Err(error.with_receipt(|receipt| receipt.degrade(degraded))),
+    }
+}
+
+/// The same with how long it took in its receipt.
+fn timed(result: Result<Execution, EngineError>, begun: Instant) -> Result<Execution, EngineError> {
+    match result {
+        Ok(mut execution) => {
+            execution.receipt.elapsed = begun.elapsed();
+            Ok(execution)
+        }
+        Err(error) => Err(error.with_receipt(|receipt| receipt.elapsed = begun.elapsed())),
+    }
 }
 
 /// The answer of a run that is to be made again.
@@ -823,6 +889,7 @@ pub(super) fn effectful(pattern: &Pattern) -> EngineError {
         ),
         part: Some("pattern".to_owned()),
         retry_after: None,
+        receipt: None,
     }
 }
 
@@ -832,6 +899,7 @@ pub(super) fn no_workspace(pattern: &Pattern, reason: &str) -> EngineError {
         message: format!("{} works on a folder, and there is none: {reason}", pattern.name),
         part: Some("workspace".to_owned()),
         retry_after: None,
+        receipt: None,
     }
 }
 
@@ -841,11 +909,18 @@ pub(super) fn cancelled() -> EngineError {
         message: "the caller cancelled the run".to_owned(),
         part: None,
         retry_after: None,
+        receipt: None,
     }
 }
 
 fn late(message: &str) -> EngineError {
-    EngineError { kind: ErrorKind::Deadline, message: message.to_owned(), part: None, retry_after: None }
+    EngineError {
+        kind: ErrorKind::Deadline,
+        message: message.to_owned(),
+        part: None,
+        retry_after: None,
+        receipt: None,
+    }
 }
 
 /// The same error with what to do about it.

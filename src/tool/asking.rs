@@ -266,7 +266,7 @@ fn unable(revision: Revision, question: &Question) -> String {
 }
 
 fn too_much(message: String) -> EngineError {
-    EngineError { kind: ErrorKind::LimitExceeded, message, part: None, retry_after: None }
+    EngineError { kind: ErrorKind::LimitExceeded, message, part: None, retry_after: None, receipt: None }
 }
 
 #[cfg(test)]

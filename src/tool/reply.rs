@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::InvalidArgument;
 use crate::{
-    engine::{EngineError, ErrorKind, LlmReceipt, Receipt},
+    engine::{EngineError, ErrorKind, LlmReceipt, Receipt, tokens},
     protocol::{CallError, Reply},
     revision::Revision,
     scope::Scope,
@@ -101,7 +101,8 @@ pub(super) fn text_content(text: String) -> Value {
     json!([to_value(&ContentBlock::text(text))])
 }
 
-/// A failure that the model can act on: `isError`, and one text block with code, message, part and pause.
+/// A failure that the model can act on: `isError`, and one text block with code, message, part and pause. Its receipt is
+/// beside it, where it has one.
 pub(super) fn failed(error: &EngineError, scope: &Scope) -> Reply {
     if error.kind == ErrorKind::Internal {
         tracing::error!(code = error.kind.code(), part = error.part.as_deref(), "tool call failed");
@@ -115,10 +116,19 @@ pub(super) fn failed(error: &EngineError, scope: &Scope) -> Reply {
     if let Some(pause) = error.retry_after {
         body.insert("retry_after_ms".to_owned(), millis(pause).into());
     }
+    let text = Value::Object(body).to_string();
+    let mut told = Map::new();
+    if let Some(receipt) = &error.receipt {
+        let mut receipt = Receipt::clone(receipt);
+        let tokens = tokens::count(&text);
+        (receipt.tokens_out, receipt.tokens_estimated) = (tokens.count, tokens.estimated);
+        told.insert("tmws/receipt".to_owned(), receipt_meta(&receipt));
+    }
+    told.insert("tmws/scope".to_owned(), scope_meta(scope));
     let mut result = Map::new();
-    result.insert("content".to_owned(), text_content(Value::Object(body).to_string()));
+    result.insert("content".to_owned(), text_content(text));
     result.insert("isError".to_owned(), true.into());
-    result.insert("_meta".to_owned(), json!({"tmws/scope": scope_meta(scope)}));
+    result.insert("_meta".to_owned(), Value::Object(told));
     Reply::Result(result)
 }
 
@@ -137,6 +147,7 @@ pub(super) fn invalid_arguments(revision: Revision, error: &InvalidArgument, sco
                 message: error.message.clone(),
                 part: Some(error.field.clone()),
                 retry_after: None,
+                receipt: None,
             },
             scope,
         ),
@@ -162,7 +173,7 @@ pub(super) fn of_store(error: &StoreError) -> EngineError {
             (ErrorKind::Internal, None, None)
         }
     };
-    EngineError { kind, message: error.to_string(), part, retry_after }
+    EngineError { kind, message: error.to_string(), part, retry_after, receipt: None }
 }
 
 /// `_meta` of an execution: the receipt and the scope. Not seen by the model.

@@ -295,6 +295,7 @@ impl TmwsService {
                 message: "the store did not answer in time".to_owned(),
                 part: None,
                 retry_after: None,
+                receipt: None,
             }),
         }
     }
@@ -314,7 +315,14 @@ impl Service for TmwsService {
             Method::ResourcesTemplatesList => {
                 Box::pin(std::future::ready(Reply::List(resources::templates())))
             }
-            _ => Box::pin(async move { self.serve(call, context).await }),
+            _ => {
+                let place = connection_place(&call, &context);
+                let served = self.serve(call, context);
+                match place {
+                    Some((connection, call)) => Box::pin(resilience::on_behalf_of(connection, call, served)),
+                    None => Box::pin(served),
+                }
+            }
         }
     }
 
@@ -325,6 +333,11 @@ impl Service for TmwsService {
     fn events(&self) -> broadcast::Receiver<Change> {
         self.events.subscribe()
     }
+}
+
+/// The connection whose room a call takes, and its name there. One that is its own connection takes room of nobody's.
+fn connection_place(call: &Call, context: &Context) -> Option<(u64, u64)> {
+    (!context.origin.is_stateless).then_some((context.connection.0, call.id.0))
 }
 
 /// Tells subscribers of memories that runs touch.

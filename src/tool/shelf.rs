@@ -182,6 +182,7 @@ impl Shelf {
                 message: "the patterns could not be loaded; the server's log has the details".to_owned(),
                 part: None,
                 retry_after: None,
+                receipt: None,
             }
         })?;
         for fault in loaded.iter().flat_map(|loaded| loaded.faults.iter()) {

@@ -129,6 +129,7 @@ impl StepError {
             message: self.message,
             part: Some(id.to_owned()),
             retry_after: self.retry_after,
+            receipt: None,
         }
     }
 }

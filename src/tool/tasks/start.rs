@@ -360,6 +360,7 @@ fn late_reply(scope: &Scope) -> Reply {
         message: "it did not end in the time that it may take; ask for less".to_owned(),
         part: None,
         retry_after: None,
+        receipt: None,
     };
     reply::failed(&error, scope)
 }
