@@ -9,6 +9,7 @@ mod asking;
 mod authoring;
 mod backends;
 mod bridge;
+mod bulkheads;
 mod cli;
 mod config;
 mod conversations;

@@ -12,6 +12,9 @@ mod instances;
 mod leases;
 mod moving;
 mod postgres;
+#[path = "../it/support/program.rs"]
+#[allow(dead_code, reason = "what other tests use of it")]
+mod program;
 mod redis_faults;
 mod redis_layer;
 mod redis_many;
@@ -32,3 +35,4 @@ mod store_isolation;
 mod store_many;
 mod store_postgres;
 mod tls;
+mod waiting;

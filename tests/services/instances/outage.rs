@@ -13,7 +13,10 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{Client, Service, Way, instance::Instance};
-use crate::redis_server::{Server, until};
+use crate::{
+    program::figure,
+    redis_server::{Server, until},
+};
 
 const CLIENTS: usize = 4;
 /// One call of so many stores a memory: what was kept before is none any more.
@@ -91,17 +94,6 @@ impl Seen {
         })
         .await;
     }
-}
-
-/// The sum of the samples of a figure that have these labels.
-fn figure(metrics: &str, name: &str, labels: &str) -> f64 {
-    let values = metrics.lines().filter_map(|line| {
-        let (sample, value) = line.rsplit_once(' ')?;
-        let rest = sample.strip_prefix(name)?;
-        let is_meant = (rest.is_empty() || rest.starts_with('{')) && rest.contains(labels);
-        is_meant.then(|| value.parse::<f64>().unwrap())
-    });
-    values.sum()
 }
 
 fn times(text: &str, part: &str) -> usize {
