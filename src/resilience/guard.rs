@@ -55,7 +55,7 @@ impl BackendKind {
     pub const fn settings(self) -> GuardSettings {
         let (failures, pause, at_once, queue, patience, share, grace) = match self {
             // Failures in a row, pause in ms, calls at once, calls that wait, patience in ms, share, grace in ms.
-            Self::Database => (5, 250, 64, 512, 1_000, 48, 1_000),
+            Self::Database => (5, 250, 64, 512, 1_000, 48, 2_000),
             // Its breaker alone is used: commands share connections, and have bounds of their own.
             Self::Redis => (5, 1_000, 0, 0, 0, 0, 0),
             // As many failures as places: where calls hang in all of them, it is known.
