@@ -15,6 +15,8 @@ use tokio::{
     sync::Mutex,
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     Changes, EmbeddingProgress, Forgotten, Hits, ImportReport, Mark, Memory, MemoryChange, MemoryFilter,
@@ -37,6 +39,8 @@ const ENDS_EARLY: Duration = Duration::from_millis(50);
 const READ_MAX: Duration = Duration::from_secs(3);
 const SEARCH_MAX: Duration = Duration::from_secs(8);
 const WRITE_MAX: Duration = Duration::from_secs(10);
+/// An opening whose caller has left may go on until it has taken so long.
+const OPEN_MAX: Duration = Duration::from_secs(20);
 /// A read that failed sooner than this is asked again.
 const QUICK: Duration = Duration::from_millis(500);
 
@@ -47,15 +51,17 @@ const QUICK: Duration = Duration::from_millis(500);
 /// once where it cannot be opened, calls get the last error without a try; after a pause one of them tries. No call
 /// waits beyond its caller's deadline ([`resilience::until`]), nor for a server that has stopped answering.
 pub struct LazyStore {
-    options: StoreOptions,
-    state: Mutex<State>,
+    options: Arc<StoreOptions>,
+    state: Arc<Mutex<State>>,
     /// The same for those who only look: the place in [`StoreState::ALL`].
-    told: AtomicUsize,
+    told: Arc<AtomicUsize>,
     /// Whoever calls is somebody else than whose file it is.
     is_discreet: bool,
     guard: Arc<Guard>,
     /// What calls get that are not let through.
     last: StdMutex<Option<StoreError>>,
+    /// Ends an opening that nobody waits for any more.
+    ended: CancellationToken,
 }
 
 enum State {
@@ -128,7 +134,7 @@ macro_rules! attempt {
                 let began = Instant::now();
                 let is_asked = AtomicBool::new(false);
                 let work = async {
-                    let $store = lazy.store(began, &is_asked).await?;
+                    let $store = lazy.store(began, end, &is_asked).await?;
                     let answer = async { $call.await.map_err(Failed::Told) };
                     match lazy.answer_by(ask) {
                         Some(until) => timeout_at(until, answer).await.unwrap_or(Err(Failed::Late)),
@@ -195,12 +201,13 @@ impl LazyStore {
     pub fn new(options: impl Into<StoreOptions>) -> Self {
         let backend = Backend { kind: BackendKind::Database, name: STORE.into() };
         Self {
-            options: options.into(),
-            state: Mutex::new(State::Closed),
-            told: AtomicUsize::new(0),
+            options: Arc::new(options.into()),
+            state: Arc::new(Mutex::new(State::Closed)),
+            told: Arc::default(),
             is_discreet: false,
             guard: Arc::new(Guard::new(backend, BackendKind::Database.settings())),
             last: StdMutex::default(),
+            ended: CancellationToken::new(),
         }
     }
 
@@ -252,7 +259,7 @@ impl LazyStore {
 
     /// When a server that has said nothing is given up.
     fn answer_by(&self, ask: Ask) -> Option<Instant> {
-        match &self.options {
+        match &*self.options {
             // What lies in a file is there, or is locked, which has a limit of its own.
             StoreOptions::Sqlite(_) => None,
             StoreOptions::Postgres(options) => {
@@ -314,40 +321,69 @@ impl LazyStore {
         }
     }
 
-    /// The open store. Callers that come while it is being opened wait for the one opening, and get its error. From when on
-    /// this call asks itself is told in `is_asked`.
-    async fn store(&self, began: Instant, is_asked: &AtomicBool) -> Result<Arc<dyn Store>, Failed> {
-        let mut state = self.state.lock().await;
+    /// The open store. Callers that come while it is being opened wait for the one opening, and get its error. It goes on
+    /// without the call that began it, which waits until `end`: what takes longer to open is there for the next one. From
+    /// when on this call asks itself is told in `is_asked`.
+    async fn store(
+        &self,
+        began: Instant,
+        end: Option<Instant>,
+        is_asked: &AtomicBool,
+    ) -> Result<Arc<dyn Store>, Failed> {
+        let mut state = Arc::clone(&self.state).lock_owned().await;
         is_asked.store(true, Ordering::Relaxed);
         match &*state {
             State::Open(store) if !store.is_lost() => return Ok(Arc::clone(store)),
             State::Failed { error, at } if *at >= began => return Err(Failed::Unasked(error.repeated())),
-            State::Ended => {
-                let reason = "it was closed; start tmws again".to_owned();
-                return Err(Failed::Unasked(StoreError::Unavailable { reason }));
-            }
+            State::Ended => return Err(Failed::Unasked(closed())),
             State::Open(_) | State::Failed { .. } | State::Closed => {}
         }
-        match self.options.open().await {
-            Ok(store) => {
-                *state = State::Open(Arc::clone(&store));
-                self.tell(StoreState::Open);
-                Ok(store)
-            }
-            Err(error) => {
-                let is_known = matches!(
-                    &*state, State::Failed { error: last, .. } if last.to_string() == error.to_string()
-                );
-                if !is_known {
-                    tracing::warn!(%error, "the store cannot be opened");
+        let (options, told, ended) = (Arc::clone(&self.options), Arc::clone(&self.told), self.ended.clone());
+        let limit = end.map(|end| end.max(Instant::now() + OPEN_MAX));
+        let opening = async move {
+            let open = async {
+                match limit {
+                    Some(limit) => {
+                        timeout_at(limit, options.open()).await.unwrap_or_else(|_| Err(Ask::Read.late()))
+                    }
+                    None => options.open().await,
                 }
-                let told = error.repeated();
-                *state = State::Failed { error, at: Instant::now() };
-                self.tell(StoreState::Failed);
-                Err(Failed::Opening(told))
+            };
+            let opened = tokio::select! {
+                biased;
+                () = ended.cancelled() => Err(closed()),
+                opened = open => opened,
+            };
+            match opened {
+                Ok(store) => {
+                    *state = State::Open(Arc::clone(&store));
+                    told.store(StoreState::Open as usize, Ordering::Relaxed);
+                    Ok(store)
+                }
+                Err(error) => {
+                    let is_known = matches!(
+                        &*state, State::Failed { error: last, .. } if last.to_string() == error.to_string()
+                    );
+                    if !is_known && !ended.is_cancelled() {
+                        tracing::warn!(%error, "the store cannot be opened");
+                    }
+                    let shown = error.repeated();
+                    *state = State::Failed { error, at: Instant::now() };
+                    told.store(StoreState::Failed as usize, Ordering::Relaxed);
+                    Err(Failed::Opening(shown))
+                }
             }
-        }
+        };
+        let opened = tokio::spawn(opening.in_current_span()).await;
+        opened.unwrap_or_else(|_| {
+            let reason = "its opening broke off; try again in a moment".to_owned();
+            Err(Failed::Opening(StoreError::Unavailable { reason }))
+        })
     }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable { reason: "it was closed; start tmws again".to_owned() }
 }
 
 #[async_trait]
@@ -560,7 +596,8 @@ impl Store for LazyStore {
 
     async fn close(&self, limit: Duration) {
         let started = Instant::now();
-        // An opening that goes on longer than that is left alone: nothing was acknowledged by it.
+        // Nothing was acknowledged by an opening that still goes on.
+        self.ended.cancel();
         let Ok(mut state) = tokio::time::timeout(limit, self.state.lock()).await else { return };
         self.tell(StoreState::Closed);
         if let State::Open(store) = std::mem::replace(&mut *state, State::Ended) {

@@ -1,13 +1,13 @@
 //! Whose fault it is that somebody waits, on the real binary and real servers: waiting for one's turn is no failure of a
 //! database; one that says nothing is left alone also where nobody waits for it long.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
 #![expect(clippy::float_cmp, reason = "what is counted is whole")]
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     postgres::Database,
@@ -188,6 +188,40 @@ async fn a_silent_store_is_left_alone_also_where_nobody_waits_for_it_long() {
     }
     let log = program.log();
     assert!(log.contains("a backend works again") && log.contains("results are kept again"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_takes_longer_to_open_than_anybody_waits_is_there_for_the_next() {
+    let database = Database::new("").await;
+    let url = database.url();
+    let (before, behind) = url.split_once('@').unwrap();
+    let (server, name) = behind.split_once('/').unwrap();
+    let server = server.to_owned();
+    // Connections are made, and nothing is heard on them for a while.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = format!("{before}@{}/{name}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut here, _)) = listener.accept().await {
+            let server = server.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(2_400)).await;
+                let mut there = TcpStream::connect(server).await?;
+                tokio::io::copy_bidirectional(&mut here, &mut there).await
+            });
+        }
+    });
+    let program = Program::serve("", &[], &[("TMWS_DATABASE_URL", &slow)]);
+    let mut socket = Socket::open(&program).await;
+    let begun = Instant::now();
+    loop {
+        // It waits for two seconds.
+        let answer = socket.ran("memory.recall", json!({"query": "what was decided"})).await;
+        if !answer.is_error() {
+            break;
+        }
+        assert_eq!(answer.body()["error"], "store_unavailable", "{answer:?}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "it is never open: {answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
