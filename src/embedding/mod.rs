@@ -24,7 +24,7 @@ use std::{
 use tokio::{sync::watch, time::timeout};
 
 use self::table::Table;
-pub use model::{EmbeddingError, Embeddings, Vectors};
+pub use model::{EmbeddingError, Embeddings, SOME_WITHOUT, Vectors, WORDS_ALONE};
 
 static TABLE: &[u8] = include_bytes!("../../models/minilm-static-256/model.safetensors");
 static TOKENIZER: &[u8] = include_bytes!("../../models/minilm-static-256/tokenizer.json");

@@ -50,6 +50,11 @@ pub struct Vectors {
     pub vectors: Vec<Vec<f32>>,
 }
 
+/// What is told of a search that goes by words alone, though vectors are wanted.
+pub const WORDS_ALONE: &str = "embeddings: words alone";
+/// What is told of a search while not all memories have a vector of the model.
+pub const SOME_WITHOUT: &str = "embeddings: some memories have no vector yet";
+
 /// Why there are no vectors. Search then goes by words alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EmbeddingError {

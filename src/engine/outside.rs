@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cache::{REDIS_NOTE, SecondLayer as _, Told, redis::Redis},
-    embedding::Embeddings,
+    embedding::{Embeddings, WORDS_ALONE},
     resilience::{BackendKind, Backends, Standing},
     scope::Scope,
 };
@@ -59,7 +59,7 @@ impl Outside {
         let unread =
             self.sql.ailing(scope.project()).map(|(name, reason)| format!("database {name}: {reason}"));
         let words_alone = self.embeddings.as_ref().is_some_and(|embeddings| embeddings.is_ailing());
-        let words_alone = words_alone.then(|| "embeddings: words alone".to_owned());
+        let words_alone = words_alone.then(|| WORDS_ALONE.to_owned());
         let redis = self.redis.as_ref().and_then(|redis| match redis.told() {
             Told::Ailing(reason) => Some(format!("{REDIS_NOTE}{reason}")),
             Told::Unused | Told::Well => None,

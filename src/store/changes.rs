@@ -12,7 +12,7 @@ pub enum Change {
     Written {
         /// A hash of who may notice: see [`Change::concerns`].
         audience: String,
-        /// How many writes that audience has seen.
+        /// What tells this state of that audience from all others; only equality means something.
         generation: u64,
     },
     /// What happened meanwhile is unknown: anything may have changed.

@@ -135,8 +135,10 @@ pub trait Store: Send + Sync {
     ) -> Result<ImportReport, StoreError>;
 
     /// Changed by every committed memory write that this scope may notice (in its project, the principal's `personal`,
-    /// or `shared` of the principal), in the transaction of the write; never goes back. An expiry is no write: whoever
-    /// keeps what was read must not keep it beyond the earliest expiry in it.
+    /// or `shared` of the principal), and by the vectors of such memories that come later, in the transaction of the
+    /// write. A value that no other state of these memories has, before or after, also not once a copy of the store was
+    /// put in its place: an equal one means equal memories and vectors, a larger one nothing. An expiry is no write:
+    /// whoever keeps what was read must not keep it beyond the earliest expiry in it.
     async fn generation(&self, scope: &Scope) -> Result<u64, StoreError>;
 
     /// What reads of this scope depend on: [`Store::generation`], and whether its session matters. Cheap: it is asked

@@ -86,7 +86,7 @@ flaws! {
     ForgottenAlive "forgotten_alive" "a memory that was forgotten is there again"
         "forget it once more";
     /// Caches cannot notice writes.
-    BadGeneration "bad_generation" "writes were not counted, so that cached answers may be old"
+    BadGeneration "bad_generation" "writes were not noted, so that cached answers may be old"
         "restart every tmws on this store; the next write counts anew";
 }
 

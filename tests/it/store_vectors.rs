@@ -2,11 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tmws::{
     embedding::Embeddings,
+    resilience::accounted,
     scope::Scope,
     store::{
         Memory, MemoryFilter, MemoryQuery, NewMemory, Retrieval, SqliteOptions, SqliteStore, Store,
@@ -126,8 +127,65 @@ async fn a_store_without_a_model_goes_by_words_and_one_with_a_model_makes_up_for
     assert_eq!((progress.model, progress.embedded, progress.memories), (None, 0, 1));
     store.close(Duration::from_secs(5)).await;
     let store = open(&path).await;
+    let before = store.generation(&ann()).await.unwrap();
+    let elsewhere = store.generation(&scope("b", "ann")).await.unwrap();
+    // It begins half a second after the opening.
+    let asked = || found(&store, QUESTION, Retrieval::Hybrid, all());
+    assert_eq!(accounted(asked()).await, (Vec::new(), vec!["embeddings: words alone".to_owned()]));
     embedded(&store).await;
     assert_eq!(near(&store, QUESTION).await, [CAR]);
+    assert_ne!(store.generation(&ann()).await.unwrap(), before, "its searches find more");
+    assert_eq!(store.generation(&scope("b", "ann")).await.unwrap(), elsewhere, "others' do not");
+    noteless(async || accounted(asked()).await).await;
+}
+
+/// Waits until searches say nothing of vectors any more.
+async fn noteless<T>(mut ask: impl AsyncFnMut() -> (T, Vec<String>)) {
+    let silent = async { while !ask().await.1.is_empty() {} };
+    tokio::time::timeout(Duration::from_mins(1), silent).await.expect("it is not told of any more");
+}
+
+/// One memory has a vector of the model, and the others have none.
+#[tokio::test]
+async fn a_search_says_that_some_memories_have_no_vector_until_they_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tmws.db");
+    let store = open(&path).await;
+    stored(&store, "The automobile is blue", 1).await;
+    embedded(&store).await;
+    let query = || found(&store, QUESTION, Retrieval::Hybrid, MemoryFilter::default());
+    noteless(async || accounted(query()).await).await;
+    store.close(Duration::from_secs(5)).await;
+    let without = SqliteOptions { embeddings: Embeddings::none(), ..SqliteOptions::new(&path) };
+    let store = SqliteStore::open(without).await.unwrap();
+    let store = &store;
+    let fillers = (0..400).map(async |number| stored(store, &format!("filler {number}"), 2).await);
+    futures_util::future::join_all(fillers).await;
+    stored(store, CAR, 3).await;
+    store.close(Duration::from_secs(5)).await;
+
+    let store = open(&path).await;
+    let mut generations = BTreeSet::new();
+    let told = async {
+        loop {
+            let before = store.generation(&ann()).await.unwrap();
+            generations.insert(before);
+            let query = found(&store, QUESTION, Retrieval::Hybrid, MemoryFilter::default());
+            let (found, notes) = accounted(query).await;
+            assert!(found.iter().all(|text| text != CAR) || !notes.is_empty(), "it was never told of");
+            if !notes.is_empty() {
+                assert_eq!(notes, ["embeddings: some memories have no vector yet"]);
+                break;
+            }
+        }
+        embedded(&store).await;
+    };
+    tokio::time::timeout(Duration::from_mins(1), told).await.unwrap();
+    generations.insert(store.generation(&ann()).await.unwrap());
+    assert!(generations.len() > 1, "the last vectors came with another generation");
+    let query = || found(&store, QUESTION, Retrieval::Hybrid, MemoryFilter::default());
+    assert!(query().await.iter().any(|text| text == CAR));
+    noteless(async || accounted(query()).await).await;
 }
 
 #[tokio::test]

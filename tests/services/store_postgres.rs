@@ -9,10 +9,13 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tmws::{
     accept::proxy::{Proxy, Way},
+    embedding::Embeddings,
+    resilience::accounted,
     revision::Era,
     scope::Scope,
     store::{
-        Change, Changes, LazyStore, NewTask, PostgresOptions, PostgresStore, Store, StoreError, StoredResult,
+        Change, Changes, LazyStore, MemoryQuery, NewTask, PostgresOptions, PostgresStore, Store, StoreError,
+        StoredResult,
     },
 };
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
@@ -21,7 +24,7 @@ use super::{
     postgres::{Database, run},
     tls,
 };
-use crate::store::contract::{at, scope};
+use crate::store::contract::{at, note, scope};
 
 /// A store in a database of its own.
 async fn open() -> (Database, Arc<dyn Store>) {
@@ -583,4 +586,30 @@ fn options_say_nothing_of_where_they_lead() {
     let options = PostgresOptions::new("postgres://ann:hunter2@db.example.com/x");
     let shown = format!("{options:?}");
     assert!(!shown.contains("hunter2") && !shown.contains("ann"), "{shown}");
+}
+
+#[tokio::test]
+async fn vectors_that_come_later_change_the_generation_and_until_then_searches_say_so() {
+    const CAR: &str = "The automobile is parked in the underground garage";
+    let database = Database::new("").await;
+    let without = PostgresOptions { embeddings: Embeddings::none(), ..PostgresOptions::new(database.url()) };
+    let store = PostgresStore::open(without).await.unwrap();
+    store.remember(&ann(), note(CAR), at(1)).await.unwrap();
+    store.close(Duration::from_secs(5)).await;
+    let store = PostgresStore::open(PostgresOptions::new(database.url())).await.unwrap();
+    let elsewhere = scope("b", "ann");
+    let (before, others) =
+        (store.generation(&ann()).await.unwrap(), store.generation(&elsewhere).await.unwrap());
+    let ask = async || {
+        let query = MemoryQuery { text: "where did I leave my car".to_owned(), ..MemoryQuery::default() };
+        let (found, notes) = accounted(store.search(&ann(), query, at(2))).await;
+        (found.unwrap().hits.len(), notes)
+    };
+    // It begins half a second after the opening.
+    assert_eq!(ask().await, (0, vec!["embeddings: words alone".to_owned()]));
+    let found = async { while ask().await != (1, Vec::new()) {} };
+    timeout(Duration::from_mins(1), found).await.unwrap();
+    assert_ne!(store.generation(&ann()).await.unwrap(), before, "its searches find more");
+    assert_eq!(store.generation(&elsewhere).await.unwrap(), others, "others' do not");
+    store.close(Duration::from_secs(5)).await;
 }

@@ -1143,6 +1143,7 @@ macro_rules! contract {
             $(
                 #[tokio::test]
                 async fn $check() {
+                    crate::store::contract::warm().await;
                     let (_kept, store) = $open().await;
                     crate::store::contract::$check(&*store).await;
                     tmws::store::Store::close(&*store, std::time::Duration::from_secs(5)).await;
@@ -1201,6 +1202,12 @@ macro_rules! contract {
 }
 
 pub(crate) use contract;
+
+/// Reads the table of the vectors: a memory that is stored before it is read gets its vector behind, and with it another
+/// generation.
+pub(crate) async fn warm() {
+    tmws::embedding::ready(std::time::Duration::from_mins(1)).await;
+}
 
 /// A store in a file of its own.
 pub(crate) async fn sqlite() -> (tempfile::TempDir, Arc<dyn Store>) {

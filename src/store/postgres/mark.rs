@@ -83,9 +83,9 @@ impl Asked {
         let View { realm, personal, shared, .. } = &self.view;
         let of = |audience| values.get(audience).copied().unwrap_or(0);
         let twice = if personal == realm { 0 } else { of(personal) };
-        let generation = of(realm) + twice + of(shared);
+        let generation = of(realm).wrapping_add(twice).wrapping_add(of(shared));
         let has_session = self.session.as_ref().is_some_and(|session| values.contains_key(session));
-        Mark { generation: u64::try_from(generation).unwrap_or(0), has_session }
+        Mark { generation: generation.cast_unsigned(), has_session }
     }
 }
 

@@ -153,23 +153,47 @@ async fn lock(transaction: &mut PgConnection, locks: Vec<i64>) -> Result<(), sql
     Ok(())
 }
 
-/// Counts one more write for everyone who may have seen one of these.
+/// Tells everyone who may have seen one of these that something was written.
 async fn bump(
     transaction: &mut PgConnection,
     memories: impl IntoIterator<Item = &Memory>,
-) -> Result<(), sqlx::Error> {
-    let audiences: BTreeSet<String> = memories
+) -> Result<(), Fault> {
+    let audiences = memories
         .into_iter()
         .map(|memory| audience(&memory.project, &memory.principal, memory.visibility))
         .collect();
+    bump_audiences(transaction, audiences).await
+}
+
+/// Gives `audiences` generations that no other write has ([`crate::store::Store::generation`]), and tells whoever listens once
+/// it is committed. The last thing that a transaction does, and once: its rows stay locked until it ends, in the order of
+/// the set. (`tmws.bump` of the schema counts, and a count comes again after a restore.)
+pub(super) async fn bump_audiences(
+    transaction: &mut PgConnection,
+    audiences: BTreeSet<String>,
+) -> Result<(), Fault> {
     if audiences.is_empty() {
         return Ok(());
     }
-    sqlx::query("SELECT tmws.bump(audience) FROM unnest($1::text[]) audience")
-        .bind(audiences.into_iter().collect::<Vec<_>>())
-        .execute(transaction)
-        .await?;
+    let values = audiences.iter().map(|_| fresh_generation()).collect::<Result<Vec<_>, _>>()?;
+    sqlx::query(
+        "WITH written AS (INSERT INTO tmws.generation (audience, value) \
+         SELECT * FROM unnest($1::text[], $2::int8[]) \
+         ON CONFLICT (audience) DO UPDATE SET value = excluded.value RETURNING audience, value) \
+         SELECT pg_notify('tmws_changed', audience || ' ' || value) FROM written",
+    )
+    .bind(audiences.into_iter().collect::<Vec<_>>())
+    .bind(values)
+    .execute(transaction)
+    .await?;
     Ok(())
+}
+
+/// 61 bits, so that those of all audiences of a scope can be summed, and more than 0.
+fn fresh_generation() -> Result<i64, StoreError> {
+    let mut random = [0; 8];
+    id::fill(&mut random)?;
+    Ok(i64::from_le_bytes(random) & ((1 << 61) - 1) | 1)
 }
 
 /// The memory `id` that the view sees; its own project's first.
@@ -375,24 +399,27 @@ impl Write for Import {
             .collect();
         lock(tx, locks(touched.iter().map(String::as_str))).await?;
         let mut report = ImportReport::default();
+        let mut written = BTreeSet::new();
         for (nth, memories) in self.memories.chunks(ROWS_MAX).enumerate() {
             let vectors = self.vectors.as_ref().map(|vectors| {
                 let from = nth * ROWS_MAX * vectors.dimension;
                 let until = from + memories.len() * vectors.dimension;
                 Numbers { all: vectors.all[from..until].to_vec(), ..*vectors }
             });
-            take(tx, memories, vectors, &mut report).await?;
+            take(tx, memories, vectors, &mut report, &mut written).await?;
         }
+        bump_audiences(tx, written).await?;
         Ok(report)
     }
 }
 
-/// Stores those that are new.
+/// Stores those that are new; `written` gets whose they are.
 async fn take(
     tx: &mut PgConnection,
     memories: &[Memory],
     vectors: Option<Numbers>,
     report: &mut ImportReport,
+    written: &mut BTreeSet<String>,
 ) -> Result<(), Fault> {
     // What is there, by realm and id; `None` for what was forgotten.
     let mut known: HashMap<(String, String), Option<Vec<u8>>> = HashMap::new();
@@ -434,7 +461,9 @@ async fn take(
         fresh.into_iter().partition(|memory| stored.contains(&memory.id));
     report.imported += imported.len() as u64;
     report.conflicts.extend(taken.into_iter().map(|memory| memory.id.clone()));
-    bump(tx, imported).await?;
+    written.extend(
+        imported.into_iter().map(|memory| audience(&memory.project, &memory.principal, memory.visibility)),
+    );
     Ok(())
 }
 

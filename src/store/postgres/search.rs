@@ -24,12 +24,13 @@ use super::{
     vectors,
 };
 use crate::{
-    embedding::EmbeddingError,
+    embedding::{EmbeddingError, WORDS_ALONE},
     resilience,
     scope::Scope,
     store::{
         Hit, Hits, Memory, MemoryFilter, MemoryQuery, Retrieval, StoreError,
         fuse::{self, Depth, Near},
+        reembed::VectorTable as _,
         rules, terms,
         view::View,
     },
@@ -447,6 +448,7 @@ pub(super) async fn search(
     }
     let depth = Depth::of(by, &filter);
     // Before a connection is taken: reading a model may take a while.
+    shared.models.tell(by);
     let vector = if depth.vector == 0 { None } else { meaning(shared, by, &text).await? };
     let _turn = match &shared.turns {
         Some(turns) => {
@@ -479,7 +481,7 @@ async fn meaning(shared: &Shared, by: Retrieval, text: &str) -> Result<Option<(i
         Err(error) => {
             tracing::debug!(%error, "a search goes by words alone");
             if error != EmbeddingError::Off {
-                resilience::note("embeddings: words alone");
+                resilience::note(WORDS_ALONE);
             }
             return Ok(None);
         }
@@ -490,7 +492,11 @@ async fn meaning(shared: &Shared, by: Retrieval, text: &str) -> Result<Option<(i
     else {
         return Ok(None);
     };
-    Ok(shared.models.find(shared, &made.identity).await?.map(|row| (row, vector)))
+    let row = shared.models.find(shared, &made.identity).await?;
+    if row.is_none() && shared.newest().await? > 0 {
+        resilience::note(WORDS_ALONE);
+    }
+    Ok(row.map(|row| (row, vector)))
 }
 
 impl Asked<'_> {

@@ -13,6 +13,7 @@ use super::{
     Shared,
     fault::Fault,
     lexeme,
+    memory::bump_audiences,
     row::{Numbers, bind_filter, count, filtered, wanted},
     schema,
     transaction::{Wall, Write},
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     embedding::{Identity, Vectors},
     store::{
-        MemoryFilter, StoreError,
+        MemoryFilter, Retrieval, StoreError,
         fuse::Near,
         reembed::{Progress, Reembedding, Unembedded, VectorTable},
         view::View,
@@ -66,6 +67,13 @@ impl Models {
     pub(super) fn wake(&self) {
         if let Some(reembedding) = self.reembedding.get() {
             reembedding.wake();
+        }
+    }
+
+    /// See [`Reembedding::tell`].
+    pub(super) fn tell(&self, by: Retrieval) {
+        if let Some(reembedding) = self.reembedding.get() {
+            reembedding.tell(by);
         }
     }
 
@@ -344,20 +352,25 @@ impl Write for PutVectors {
     type Output = u64;
 
     async fn apply(&self, tx: &mut PgConnection) -> Result<u64, Fault> {
-        let put = sqlx::query(
-            "INSERT INTO tmws.memory_vector (seq, model, reader, embedding) \
+        let put: Vec<(String, i64)> = sqlx::query_as(
+            "WITH put AS (INSERT INTO tmws.memory_vector (seq, model, reader, embedding) \
              SELECT m.seq, e.id, m.reader, ($3::float4[])[(g.nth - 1) * $4 + 1 : g.nth * $4]::vector \
              FROM unnest($2::int8[]) WITH ORDINALITY g (seq, nth) JOIN tmws.memory m ON m.seq = g.seq \
-             JOIN tmws.embedding_model e ON e.id = $1 ORDER BY m.seq ON CONFLICT (model, seq) DO NOTHING",
+             JOIN tmws.embedding_model e ON e.id = $1 ORDER BY m.seq ON CONFLICT (model, seq) DO NOTHING \
+             RETURNING seq) \
+             SELECT m.audience, count(*) FROM put JOIN tmws.memory m ON m.seq = put.seq GROUP BY m.audience",
         )
         .bind(self.row)
         .bind(&self.seqs)
         .bind(&self.numbers)
         .bind(count(self.dimension))
-        .execute(&mut *tx)
+        .fetch_all(&mut *tx)
         .await?;
         note_use(tx, self.row, self.now).await?;
-        Ok(put.rows_affected())
+        let new = put.iter().map(|(_, count)| u64::try_from(*count).unwrap_or(0)).sum();
+        // Searches find more from now on.
+        bump_audiences(tx, put.into_iter().map(|(audience, _)| audience).collect()).await?;
+        Ok(new)
     }
 }
 

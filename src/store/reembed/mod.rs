@@ -17,8 +17,11 @@ use jiff::Timestamp;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use self::work::Work;
-use super::StoreError;
-use crate::embedding::{Embeddings, Identity};
+use super::{Retrieval, StoreError};
+use crate::{
+    embedding::{Embeddings, Identity, SOME_WITHOUT},
+    resilience,
+};
 
 /// A memory without a vector, by the store's own number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub(super) struct Unembedded {
     pub(super) content: String,
 }
 
-/// What a store does for it, in the whole store, whatever the scope. None of it changes a generation.
+/// What a store does for it, in the whole store, whatever the scope.
 #[async_trait]
 pub(super) trait VectorTable: Send + Sync + 'static {
     /// The largest number of a memory; 0 where there is none. Cheap.
@@ -47,7 +50,8 @@ pub(super) trait VectorTable: Send + Sync + 'static {
     async fn count_unembedded(&self, model: &Identity, after: i64) -> Result<u64, StoreError>;
 
     /// Keeps vectors, one a number, and the model's row where there is none, used at `now`. How many are new: a memory
-    /// that is gone, or that somebody else has given its vector, is passed over.
+    /// that is gone, or that somebody else has given its vector, is passed over. New ones change the generations of whoever
+    /// may see their memories, in the same transaction; nothing else here changes any.
     async fn put_vectors(
         &self,
         model: &Identity,
@@ -79,11 +83,17 @@ struct Counts {
     embedded: AtomicU64,
     /// `u64::MAX`: nobody has looked yet.
     unembedded: AtomicU64,
+    /// How often somebody said that there is something to do, and up to where it was done.
+    woken: (AtomicU64, AtomicU64),
 }
 
 impl Default for Counts {
     fn default() -> Self {
-        Self { embedded: AtomicU64::new(0), unembedded: AtomicU64::new(u64::MAX) }
+        Self {
+            embedded: AtomicU64::new(0),
+            unembedded: AtomicU64::new(u64::MAX),
+            woken: (AtomicU64::new(0), AtomicU64::new(0)),
+        }
     }
 }
 
@@ -98,6 +108,23 @@ impl Counts {
         self.embedded.fetch_add(new, Ordering::Relaxed);
         let left = self.unembedded.load(Ordering::Relaxed);
         self.unembedded.store(left.saturating_sub(done), Ordering::Relaxed);
+    }
+
+    /// Begins to look at everything that was said up to now.
+    fn begin(&self) -> u64 {
+        self.woken.0.load(Ordering::Acquire)
+    }
+
+    /// All of that has its vector.
+    fn end(&self, begun: u64) {
+        self.find(0);
+        self.woken.1.store(begun, Ordering::Release);
+    }
+
+    /// Whether memories are known to have none.
+    fn is_behind(&self) -> bool {
+        let is_woken = self.woken.0.load(Ordering::Acquire) != self.woken.1.load(Ordering::Acquire);
+        is_woken || self.progress().unembedded.is_some_and(|left| left > 0)
     }
 
     fn progress(&self) -> Progress {
@@ -176,7 +203,16 @@ impl Reembedding {
 
     /// Says that a memory was stored without a vector. Cheap.
     pub(super) fn wake(&self) {
+        self.counts.woken.0.fetch_add(1, Ordering::Release);
         self.woken.notify_one();
+    }
+
+    /// Notes in the account of the call that is served where a search by meaning passed over memories that have no vector
+    /// yet.
+    pub(super) fn tell(&self, by: Retrieval) {
+        if by != Retrieval::Lexical && self.task.is_some() && self.counts.is_behind() {
+            resilience::note(SOME_WITHOUT);
+        }
     }
 
     /// What it did; `None` where there is nothing to do, because vectors are switched off.

@@ -109,9 +109,10 @@ impl Work {
 
     /// Embeds what there is to embed, then tidies up now and then.
     async fn pass(&mut self) -> Result<(), Trouble> {
+        let begun = self.counts.begin();
         let newest = self.table()?.newest().await?;
         if newest == 0 {
-            self.counts.find(0);
+            self.counts.end(begun);
             return Ok(());
         }
         let model = self.embeddings.identity().await?;
@@ -160,7 +161,7 @@ impl Work {
             }
         }
         self.settled = self.settled.max(newest);
-        self.counts.find(0);
+        self.counts.end(begun);
         if let Some(account) = account {
             account.end(&model);
         }

@@ -120,5 +120,5 @@ async fn read(pool: &Readers, view: &View) -> Result<Mark, sqlx::Error> {
     .bind(&view.session)
     .fetch_one(&mut *pool.get().await?)
     .await?;
-    Ok(Mark { generation: u64::try_from(generation).unwrap_or(0), has_session })
+    Ok(Mark { generation: generation.cast_unsigned(), has_session })
 }

@@ -1,6 +1,6 @@
 //! Writes of memories.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -25,6 +25,14 @@ use crate::{
 const EXPIRED_KEPT_MICROSECONDS: i64 = 24 * 3600 * 1_000_000;
 /// Rows of an import that go in one statement.
 const IMPORT_ROWS_MAX: usize = 25;
+
+/// A generation that no other write has: see [`crate::store::Store::generation`]. 61 bits, so that those of all audiences of a
+/// scope can be summed, and more than 0.
+macro_rules! fresh_generation {
+    () => {
+        "(random() & 2305843009213693951 | 1)"
+    };
+}
 
 /// The live row of `memory` as `m` with content hash ?8 that exactly the readers of visibility ?9 see.
 macro_rules! equal {
@@ -126,8 +134,10 @@ impl Remember {
             ") RETURNING seq; \
              INSERT INTO memory_tag (seq, tag) SELECT m.seq, t.value FROM json_each($15) t CROSS JOIN memory m \
              WHERE m.realm = $1 AND m.id = $10; \
-             INSERT INTO generation (audience, value) SELECT $11, 1 FROM memory WHERE realm = $1 AND id = $10 \
-             ON CONFLICT (audience) DO UPDATE SET value = value + 1"
+             INSERT INTO generation (audience, value) SELECT $11, ",
+            fresh_generation!(),
+            " FROM memory WHERE realm = $1 AND id = $10 \
+             ON CONFLICT (audience) DO UPDATE SET value = excluded.value"
         ));
         let rows = self
             .view
@@ -300,7 +310,7 @@ impl Write for Import {
                 Some(_) => report.conflicts.push(memory.id.clone()),
             }
         }
-        let mut audiences: BTreeMap<String, i64> = BTreeMap::new();
+        let mut audiences: BTreeSet<String> = BTreeSet::new();
         for rows in fresh.chunks(IMPORT_ROWS_MAX) {
             let memories: Vec<&Memory> = rows.iter().map(|(memory, _)| *memory).collect();
             let seqs = insert_rows(tx, &memories).await?;
@@ -314,13 +324,11 @@ impl Write for Import {
                 if let Some(recalled) = memory.recalled {
                     note_recalled(tx, &[seq], recalled).await?;
                 }
-                *audiences
-                    .entry(audience(&memory.project, &memory.principal, memory.visibility))
-                    .or_default() += 1;
+                audiences.insert(audience(&memory.project, &memory.principal, memory.visibility));
             }
         }
-        for (audience, writes) in audiences {
-            bump_by(tx, audience, writes).await?;
+        for audience in audiences {
+            bump_audience(tx, audience).await?;
         }
         report.imported = fresh.len() as u64;
         Ok(report)
@@ -493,18 +501,19 @@ async fn note_recalled(tx: &mut SqliteConnection, seqs: &[i64], at: Timestamp) -
     Ok(())
 }
 
-/// Counts one more write for everyone who may have seen it.
+/// Tells everyone who may have seen it that something was written.
 async fn bump(tx: &mut SqliteConnection, memory: &Memory) -> Result<(), sqlx::Error> {
-    bump_by(tx, audience(&memory.project, &memory.principal, memory.visibility), 1).await
+    bump_audience(tx, audience(&memory.project, &memory.principal, memory.visibility)).await
 }
 
-async fn bump_by(tx: &mut SqliteConnection, audience: String, writes: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO generation (audience, value) VALUES (?1, ?2) \
-         ON CONFLICT (audience) DO UPDATE SET value = value + ?2",
-    )
+/// Tells everyone of `audience` that something was written.
+pub(super) async fn bump_audience(tx: &mut SqliteConnection, audience: String) -> Result<(), sqlx::Error> {
+    sqlx::query(concat!(
+        "INSERT INTO generation (audience, value) VALUES (?1, ",
+        fresh_generation!(),
+        ") ON CONFLICT (audience) DO UPDATE SET value = excluded.value"
+    ))
     .bind(audience)
-    .bind(writes)
     .execute(tx)
     .await?;
     Ok(())

@@ -20,7 +20,7 @@ use super::{
     view::{View, columns, memory},
 };
 use crate::{
-    embedding::{EmbeddingError, Vectors},
+    embedding::{EmbeddingError, Vectors, WORDS_ALONE},
     resilience,
     store::{
         Hit, Hits, Memory, MemoryFilter, MemoryQuery, Retrieval, StoreError,
@@ -130,7 +130,7 @@ async fn embedded(table: &Table, query: &MemoryQuery) -> Result<Option<Vectors>,
         Err(error) => {
             tracing::debug!(%error, "a search goes by words alone");
             if error != EmbeddingError::Off {
-                resilience::note("embeddings: words alone");
+                resilience::note(WORDS_ALONE);
             }
             Ok(None)
         }
@@ -208,7 +208,7 @@ impl Asked<'_> {
 }
 
 /// Numbers as a JSON array.
-fn listed(seqs: &[i64]) -> String {
+pub(super) fn listed(seqs: &[i64]) -> String {
     let numbers: Vec<String> = seqs.iter().map(i64::to_string).collect();
     format!("[{}]", numbers.join(","))
 }
@@ -485,7 +485,14 @@ impl Looked {
         vectors: Vectors,
     ) -> Result<Option<Self>, Fault> {
         let Some(query) = vectors.vectors.into_iter().next() else { return Ok(None) };
-        let Some(model) = Model::find(tx, &vectors.identity).await? else { return Ok(None) };
+        let Some(model) = Model::find(tx, &vectors.identity).await? else {
+            let has_memories: bool =
+                sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM memory)").fetch_one(tx).await?;
+            if has_memories {
+                resilience::note(WORDS_ALONE);
+            }
+            return Ok(None);
+        };
         let floor = table.shared.options.embeddings.floor();
         let scanned = table.scanned(tx, model, &asked.view.audiences()).await?;
         let small = Small::of(&query);

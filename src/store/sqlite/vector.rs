@@ -13,6 +13,8 @@ use super::{
     READER_WAIT, READERS_MAX, Readers, Shared,
     fault::{Fault, classify},
     index::{Entry, Index, Scanned, Small, Taken},
+    memory::bump_audience,
+    search::listed,
     view::View,
     writer::{Write, Writer},
 };
@@ -437,13 +439,32 @@ impl Write for PutVectors {
 
     async fn apply(&self, tx: &mut SqliteConnection) -> Result<u64, Fault> {
         make_model(tx, &self.model, self.now).await?;
-        let mut new = 0;
+        let mut new: Vec<i64> = Vec::new();
         for (seq, exact) in &self.vectors {
             let vector = Vector { model: self.model.clone(), exact: exact.clone() };
-            new += u64::from(vector.put(tx, *seq, self.now).await?);
+            if vector.put(tx, *seq, self.now).await? {
+                new.push(*seq);
+            }
         }
-        Ok(new)
+        // Searches find more from now on.
+        for audience in audiences(tx, &new).await? {
+            bump_audience(tx, audience).await?;
+        }
+        Ok(new.len() as u64)
     }
+}
+
+/// Whose these memories are.
+async fn audiences(tx: &mut SqliteConnection, seqs: &[i64]) -> Result<Vec<String>, sqlx::Error> {
+    if seqs.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar(
+        "SELECT DISTINCT m.audience FROM json_each(?1) c CROSS JOIN memory m ON m.seq = c.value",
+    )
+    .bind(listed(seqs))
+    .fetch_all(tx)
+    .await
 }
 
 /// Notes that a model is in use.

@@ -4,19 +4,22 @@ use std::{
     path::Path,
     process::Command,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tmws::{
     cache::{CacheLimits, Layer},
+    embedding::Embeddings,
     engine::{
         Caller, Clock, Engine, EngineSettings, ExecuteRequest, Execution, Outcome, ResultQuery, Workspace,
     },
     pattern::{Mode, Origin, Pattern, loader::load},
     scope::{ProjectId, Rights, Scope},
-    store::{NewMemory, SharedStore, SqliteOptions, SqliteStore, Store as _, Visibility},
+    store::{LazyStore, NewMemory, SharedStore, SqliteOptions, SqliteStore, Store as _, Visibility},
 };
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::support::{
@@ -153,6 +156,82 @@ async fn a_write_is_seen_by_the_next_call() {
     assert_eq!(way(&after), "miss");
     assert_ne!(before.text, after.text);
     assert!(kept.engine.cache_figures().stale > 0);
+}
+
+#[tokio::test]
+async fn what_was_found_by_words_alone_is_not_kept_and_says_so_until_vectors_are_there() {
+    const CAR: &str = "The automobile is parked in the underground garage";
+    let asked = || json!({"query": "where did I leave my car"});
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("work")).unwrap();
+    let path = folder.path().join("store.db");
+    let without = SqliteOptions { embeddings: Embeddings::none(), ..SqliteOptions::new(&path) };
+    let store = SqliteStore::open(without).await.unwrap();
+    store.remember(&scope_of("p1"), memory(CAR), NOW.parse().unwrap()).await.unwrap();
+    store.close(Duration::from_secs(5)).await;
+
+    // Vectors are made from half a second after the opening on.
+    let store = Arc::new(SqliteStore::open(SqliteOptions::new(&path)).await.unwrap());
+    let clock = Arc::new(Hands(Mutex::new(NOW.parse().unwrap())));
+    let engine = engine(vec![built_in(RECALL)], Arc::clone(&store) as SharedStore, clock, folder.path());
+    let ask = async || {
+        let around = around(&CancellationToken::new());
+        engine.execute(&scope_of("p1"), request(RECALL, asked()), around).await.unwrap()
+    };
+    for _ in 0..2 {
+        let found = ask().await;
+        assert_eq!((way(&found), texts(&found).contains("automobile")), ("miss", false));
+        assert_eq!(found.receipt.degraded, ["embeddings: words alone"]);
+    }
+    let waited = async {
+        loop {
+            let found = ask().await;
+            assert_eq!(
+                (way(&found), found.receipt.degraded.is_empty()),
+                ("miss", texts(&found).contains("automobile"))
+            );
+            if texts(&found).contains("automobile") {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_mins(1), waited).await.unwrap();
+    let again = ask().await;
+    assert_eq!((way(&again), texts(&again).contains("automobile")), ("local", true));
+}
+
+#[tokio::test]
+async fn a_copy_that_is_put_in_the_place_of_the_store_brings_no_answer_back() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("work")).unwrap();
+    let (path, copy) = (folder.path().join("store.db"), folder.path().join("copy.db"));
+    let now: Timestamp = NOW.parse().unwrap();
+    let scope = scope_of("p1");
+    let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+    store.remember(&scope, memory("harbour one"), now).await.unwrap();
+    store.close(Duration::from_secs(5)).await;
+    std::fs::copy(&path, &copy).unwrap();
+
+    let store: SharedStore = Arc::new(LazyStore::new(SqliteOptions::new(&path)));
+    let clock = Arc::new(Hands(Mutex::new(now)));
+    let engine = engine(vec![built_in(RECALL)], Arc::clone(&store), clock, folder.path());
+    let ask = async || {
+        let around = around(&CancellationToken::new());
+        engine.execute(&scope, request(RECALL, asked()), around).await.unwrap()
+    };
+    store.remember(&scope, memory("harbour two"), now).await.unwrap();
+    assert!(texts(&ask().await).contains("harbour two"));
+    assert_eq!(way(&ask().await), "local");
+    std::fs::rename(&copy, &path).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(folder.path().join(format!("store.db{suffix}")));
+    }
+    // A write notices it; the next one is of the copy.
+    store.remember(&scope, memory("harbour nowhere"), now).await.unwrap_err();
+    store.remember(&scope, memory("harbour three"), now).await.unwrap();
+    let found = ask().await;
+    let texts = texts(&found);
+    assert!(texts.contains("harbour three") && !texts.contains("harbour two"), "{}: {texts}", way(&found));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod instance;
 mod line;
 mod outage;
 mod proxy;
+mod restored;
 mod rolling;
 #[path = "../../it/support/serving.rs"]
 mod serving;
