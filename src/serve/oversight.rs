@@ -242,15 +242,18 @@ fn watch_load(store: &SharedStore, metrics: &Metrics) {
 /// A figure of the cache's second layer.
 type RedisFigure = (&'static str, &'static str, Sampled, fn(&RedisFigures) -> f64);
 
-const REDIS_FIGURES: [RedisFigure; 9] = [
+const REDIS_FIGURES: [RedisFigure; 10] = [
     ("redis_commands", "Commands sent to Redis", Sampled::Counter, |of| of.commands as f64),
     ("redis_failures", "Commands to Redis that failed", Sampled::Counter, |of| of.failures as f64),
     ("redis_timeouts", "Commands that Redis did not answer in time", Sampled::Counter, |of| {
         of.timeouts as f64
     }),
-    ("redis_skipped", "Commands that were not sent: no connection stood", Sampled::Counter, |of| {
-        of.skipped as f64
-    }),
+    (
+        "redis_skipped",
+        "Commands that were not sent: no connection stood, or the server takes no writes",
+        Sampled::Counter,
+        |of| of.skipped as f64,
+    ),
     ("redis_waited_seconds", "Time waited for Redis, in all", Sampled::Counter, |of| of.waited.as_secs_f64()),
     ("redis_reconnects", "Connections made anew to a server of Redis", Sampled::Counter, |of| {
         of.reconnects as f64
@@ -262,6 +265,7 @@ const REDIS_FIGURES: [RedisFigure; 9] = [
     ("redis_connected", "Servers of Redis that are connected and tell what changes", Sampled::Gauge, |of| {
         of.connected as f64
     }),
+    ("redis_refusing", "Servers of Redis that take no writes", Sampled::Gauge, |of| of.refusing as f64),
 ];
 
 /// What the cache's second layer knows of itself.

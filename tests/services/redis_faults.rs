@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -333,4 +333,142 @@ async fn a_user_that_may_too_little_is_said() {
     let times = vain_calls(&redis, 100).await;
     assert_cheap("may too little", &times);
     assert!(reason(&redis).contains("may not run every command"), "{}", reason(&redis));
+}
+
+/// A server that is asked for more than it does: what is refused, why, and how it is mended.
+async fn refuses_writes_until(server: &Server, begin: impl FnOnce(), reason_has: &str, mend: impl FnOnce()) {
+    let (redis, breaker) = client_with(&server.url(), CacheLimits::default());
+    let (key, other) = (key("kept"), key("other"));
+    assert!(works(&redis, &key).await, "{:?}", redis.told());
+    begin();
+    // The first one learns of it, and the others are not sent.
+    assert!(!redis.put(&other, b"x".to_vec(), LONG, None, WITHIN).await);
+    let commands = redis.figures().commands;
+    for _ in 0..50 {
+        assert!(!redis.put(&other, b"x".to_vec(), LONG, None, WITHIN).await);
+        assert_eq!(redis.lease(&other, LONG, WITHIN).await, Lease::Unavailable);
+        // What is there is read, and says nothing of writes.
+        assert_eq!(redis.get(&key, WITHIN).await.as_deref(), Some(b"works".as_slice()));
+        assert!(reason(&redis).contains(reason_has), "{}", reason(&redis));
+    }
+    let figures = redis.figures();
+    assert_eq!(
+        (figures.commands - commands, figures.refusing, figures.reconnects),
+        (50, 1, 0),
+        "{figures:?}"
+    );
+    let put = redis.put(&other, b"x".to_vec(), LONG, None, WITHIN);
+    assert_eq!(accounted(put).await, (false, vec!["redis cache: refused".to_owned()]));
+    assert_eq!(breaker.now(Instant::now()), BreakerState::Closed);
+    // One that comes later knows before anybody asks.
+    let late = client(&server.url());
+    assert!(matches!(late.look().await, Told::Ailing(reason) if reason.contains(reason_has)));
+    mend();
+    // Nobody writes, and still it is known.
+    let again = until("it is told that writes are taken", async || redis.told() == Told::Well).await;
+    assert!(again < AGAIN, "{again:?}");
+    assert!(works(&redis, &other).await);
+    assert_eq!((redis.figures().refusing, redis.figures().reconnects), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_whose_snapshots_fail_is_read_and_told_of_until_it_takes_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let gone = folder.path().join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    let server = Server::start(&[&format!("dir {}", gone.display()), "save 3600 1000000"]);
+    let begin = || {
+        std::fs::remove_dir_all(&gone).unwrap();
+        server.ask::<String>("BGSAVE");
+        while !server.ask::<String>("INFO persistence").contains("rdb_last_bgsave_status:err") {}
+    };
+    let mend = || server.ask::<()>("CONFIG SET stop-writes-on-bgsave-error no");
+    refuses_writes_until(&server, begin, "MISCONF", mend).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_without_the_replicas_it_asks_for_is_read_and_told_of_until_it_takes_writes() {
+    let server = Server::start(&[]);
+    let begin = || server.ask::<()>("CONFIG SET min-replicas-to-write 1");
+    let mend = || server.ask::<()>("CONFIG SET min-replicas-to-write 0");
+    refuses_writes_until(&server, begin, "NOREPLICAS", mend).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_read_and_steadily_told_of_until_it_is_a_master() {
+    let master = Server::start(&[]);
+    let server = Server::start(&[]);
+    let begin = || {
+        let writer = redis::Client::open(master.url()).unwrap();
+        // What the replica is to be read for comes from its master.
+        let mut from = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        let mut to = writer.get_connection().unwrap();
+        let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut from).unwrap();
+        for key in keys {
+            let value: Vec<u8> = redis::cmd("GET").arg(&key).query(&mut from).unwrap();
+            redis::cmd("SET").arg(&key).arg(value).exec(&mut to).unwrap();
+        }
+        server.ask::<()>(&format!("REPLICAOF 127.0.0.1 {}", master.port));
+        while !server.ask::<String>("INFO replication").contains("master_link_status:up") {}
+    };
+    let mend = || server.ask::<()>("REPLICAOF NO ONE");
+    refuses_writes_until(&server, begin, "redis_url is to name its master", mend).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_at_the_master_is_told_by_a_replica() {
+    let master = Server::start(&[]);
+    let replica = Server::start(&[&format!("replicaof 127.0.0.1 {}", master.port)]);
+    until("it follows", async || replica.ask::<String>("INFO replication").contains("master_link_status:up"))
+        .await;
+    let (writer, reader) = (client(&master.url()), client(&replica.url()));
+    let key = key("followed");
+    assert_eq!(reader.get(&key, WITHIN).await, None);
+    let mut told = reader.invalidations();
+    assert!(works(&writer, &key).await);
+    let heard = async { while told.recv().await != Ok(Invalidation::Entry(*key.digest())) {} };
+    tokio::time::timeout(AGAIN, heard).await.expect("changes are told");
+    until("it is read", async || reader.get(&key, WITHIN).await.is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_leads_to_another_master_by_now_is_followed() {
+    let (mut old, new) = (Server::start(&[]), Server::start(&[]));
+    // What stands before several servers, and hands each connection to the master of now.
+    let target = Arc::new(AtomicU16::new(old.port));
+    let before = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("redis://{}", before.local_addr().unwrap());
+    let leads_to = Arc::clone(&target);
+    let handing = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((mut one, _)) = before.accept().await {
+            let port = leads_to.load(Ordering::SeqCst);
+            connections.spawn(async move {
+                let mut other = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+                tokio::io::copy_bidirectional(&mut one, &mut other).await
+            });
+        }
+    });
+    let redis = client(&url);
+    let key = key("led");
+    assert!(works(&redis, &key).await, "{:?}", redis.told());
+    old.ask::<()>(&format!("REPLICAOF 127.0.0.1 {}", new.port));
+    assert!(!redis.put(&key, b"x".to_vec(), LONG, None, WITHIN).await);
+    assert!(reason(&redis).contains("it is a replica"));
+    target.store(new.port, Ordering::SeqCst);
+    let again = until("the new master is used", async || works(&redis, &key).await).await;
+    println!("an address leads to another master: used after {again:?}");
+    old.kill();
+    assert!(works(&redis, &key).await, "{:?}", redis.told());
+    assert_eq!((redis.told(), redis.figures().reconnects), (Told::Well, 1));
+    handing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_with_too_many_connections_says_so() {
+    let server = Server::start(&["maxclients 1"]);
+    let _one = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let redis = client(&server.url());
+    assert_eq!(redis.get(&key("crowded"), WITHIN).await, None);
+    assert!(reason(&redis).contains("maxclients"), "{}", reason(&redis));
 }

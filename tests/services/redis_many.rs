@@ -16,17 +16,17 @@ use tmws::cache::{CacheLimits, Invalidation, Lease, SecondLayer as _, Told, redi
 use crate::redis_server::{LONG, PATIENCE, Server, WITHIN, client, client_with, key_in, until, works};
 
 /// How soon what a lost master held is served again.
-const RECOVERED: Duration = Duration::from_secs(15);
+pub(crate) const RECOVERED: Duration = Duration::from_secs(15);
 /// No call waits longer, whatever happens to a server: an answer's time, and what a busy machine adds.
 const WORST: Duration = Duration::from_millis(300);
 
 /// Three masters, each with a replica.
-struct Cluster {
-    servers: Vec<Server>,
+pub(crate) struct Cluster {
+    pub(crate) servers: Vec<Server>,
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let options = [
             "cluster-enabled yes",
             "cluster-port PORT",
@@ -76,18 +76,67 @@ impl Cluster {
     }
 
     /// Knows two of them.
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis+cluster://{},{}", self.servers[0].place(), self.servers[4].place())
     }
 
     /// A project whose entries the master `index` holds.
     fn project_of(&self, index: usize) -> String {
-        let range = [0..=5460, 5461..=10_922, 10_923..=16_383][index].clone();
-        let lies_there = |name: &String| {
-            let slot: u16 = self.servers[0].ask(&format!("CLUSTER KEYSLOT {name}"));
-            range.contains(&slot)
+        (0..10_000).map(|number| format!("p{number}")).find(|name| self.master_of(name) == index).unwrap()
+    }
+
+    /// Which master holds the entries of a project at first.
+    pub(crate) fn master_of(&self, project: &str) -> usize {
+        let slot: u16 = self.servers[0].ask(&format!("CLUSTER KEYSLOT {project}"));
+        [5460, 10_922, 16_383].iter().position(|last| slot <= *last).unwrap()
+    }
+}
+
+/// A master with a replica, which three Sentinels watch; all but the Sentinels want a password.
+pub(crate) struct Watched {
+    pub(crate) master: Server,
+    _replica: Server,
+    sentinels: Vec<Server>,
+}
+
+impl Watched {
+    pub(crate) async fn start() -> Self {
+        let master = Server::start(&["requirepass s3cret", "masterauth s3cret"]);
+        let following = format!("replicaof 127.0.0.1 {}", master.port);
+        let replica = Server::start(&["requirepass s3cret", "masterauth s3cret", &following]);
+        let login = |server: &Server| server.url().replace("//", "//:s3cret@");
+        let replicates = || {
+            let mut connection = redis::Client::open(login(&replica)).unwrap().get_connection().unwrap();
+            let told: String = redis::cmd("INFO").arg("replication").query(&mut connection).unwrap();
+            told.contains("master_link_status:up")
         };
-        (0..10_000).map(|number| format!("p{number}")).find(lies_there).unwrap()
+        until("the replica follows", async || replicates()).await;
+        let monitor = format!("sentinel monitor mine 127.0.0.1 {} 2", master.port);
+        let options = [
+            monitor.as_str(),
+            "sentinel auth-pass mine s3cret",
+            "sentinel down-after-milliseconds mine 1500",
+            "sentinel failover-timeout mine 6000",
+        ];
+        let sentinels: Vec<Server> = (0..3).map(|_| Server::sentinel(&options)).collect();
+        until("the Sentinels know all", async || {
+            sentinels.iter().all(|sentinel| {
+                let told: BTreeMap<String, String> = sentinel.ask("SENTINEL MASTER mine");
+                told["num-slaves"] == "1" && told["num-other-sentinels"] == "2"
+            })
+        })
+        .await;
+        Self { master, _replica: replica, sentinels }
+    }
+
+    /// The Sentinels, and the name that they watch `master` under.
+    pub(crate) fn url_of(&self, master: &str) -> String {
+        let places: Vec<String> = self.sentinels.iter().map(Server::place).collect();
+        format!("redis+sentinel://:s3cret@{}/{master}", places.join(","))
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.url_of("mine")
     }
 }
 
@@ -236,33 +285,8 @@ async fn a_cluster_is_told_from_a_server_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_sentinels_replace_is_left() {
-    let mut master = Server::start(&["requirepass s3cret", "masterauth s3cret"]);
-    let following = format!("replicaof 127.0.0.1 {}", master.port);
-    let replica = Server::start(&["requirepass s3cret", "masterauth s3cret", &following]);
-    let login = |server: &Server| server.url().replace("//", "//:s3cret@");
-    let replicates = || {
-        let mut connection = redis::Client::open(login(&replica)).unwrap().get_connection().unwrap();
-        let told: String = redis::cmd("INFO").arg("replication").query(&mut connection).unwrap();
-        told.contains("master_link_status:up")
-    };
-    until("the replica follows", async || replicates()).await;
-    let monitor = format!("sentinel monitor mine 127.0.0.1 {} 2", master.port);
-    let options = [
-        monitor.as_str(),
-        "sentinel auth-pass mine s3cret",
-        "sentinel down-after-milliseconds mine 1500",
-        "sentinel failover-timeout mine 6000",
-    ];
-    let sentinels: Vec<Server> = (0..3).map(|_| Server::sentinel(&options)).collect();
-    until("the Sentinels know all", async || {
-        sentinels.iter().all(|sentinel| {
-            let told: BTreeMap<String, String> = sentinel.ask("SENTINEL MASTER mine");
-            told["num-slaves"] == "1" && told["num-other-sentinels"] == "2"
-        })
-    })
-    .await;
-    let places: Vec<String> = sentinels.iter().map(Server::place).collect();
-    let url = format!("redis+sentinel://:s3cret@{}/mine", places.join(","));
+    let mut watched = Watched::start().await;
+    let url = watched.url();
     let (redis, other) = (Arc::new(client(&url)), client(&url));
     let mut told = other.invalidations();
     let key = key_in("p", "x");
@@ -271,7 +295,7 @@ async fn a_master_that_sentinels_replace_is_left() {
 
     let load = Load::start(&redis, &["p".to_owned()]);
     until("answers are found", async || redis.figures().commands > 100).await;
-    master.kill();
+    watched.master.kill();
     let begun = Instant::now();
     let mut outage = Duration::ZERO;
     while !works(&redis, &key).await {
@@ -289,7 +313,7 @@ async fn a_master_that_sentinels_replace_is_left() {
     for (worst, _, hits) in ended {
         assert!(worst < WORST && hits > 0, "{worst:?}, {hits}");
     }
-    let unknown = client(&format!("redis+sentinel://:s3cret@{}/other", places.join(",")));
+    let unknown = client(&watched.url_of("other"));
     assert_eq!(unknown.get(&key, WITHIN).await, None);
     let Told::Ailing(reason) = unknown.told() else { panic!("{:?}", unknown.told()) };
     assert!(reason.contains("no master of that name"), "{reason}");

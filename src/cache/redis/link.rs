@@ -36,6 +36,10 @@ use crate::dial::Dialer;
 const PULSE: Duration = Duration::from_secs(1);
 /// Where somebody has to change something first.
 const LASTING_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is tried whether the address of a replica leads to a master by now.
+const ELSEWHERE: Duration = Duration::from_secs(5);
+/// What is written to learn whether writes are taken: a key that is never there, and only where it is there.
+const PROBE: &str = "tmws:probe";
 
 /// Pauses between attempts to connect: doubled each time, each longer by up to itself.
 pub(super) const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
@@ -137,6 +141,10 @@ pub(super) struct Node {
     tried: (AtomicBool, Notify),
     /// Connections made so far.
     number: AtomicU64,
+    /// It holds some of the slots of a cluster.
+    is_of_cluster: bool,
+    /// Why it takes no writes, where it takes none, and the hash tag of a key that it holds.
+    refusing: Mutex<Option<(Trouble, String)>>,
 }
 
 /// A connection that commands go over, while changes are told.
@@ -157,9 +165,11 @@ struct Pair {
 }
 
 impl Node {
-    pub(super) fn new(place: Place) -> Arc<Self> {
+    pub(super) fn new(place: Place, is_of_cluster: bool) -> Arc<Self> {
         Arc::new(Self {
             place,
+            is_of_cluster,
+            refusing: Mutex::default(),
             live: Mutex::default(),
             trouble: Mutex::default(),
             tried: (AtomicBool::new(false), Notify::new()),
@@ -179,6 +189,59 @@ impl Node {
     /// Why it cannot be used, where it cannot.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why it takes no writes, where it takes none. What it holds is read all the same.
+    pub(super) fn refusing(&self) -> Option<Trouble> {
+        self.lock_refusing().as_ref().map(|(trouble, _)| *trouble)
+    }
+
+    /// It refused a write of a key with this hash tag. That is so until a write that changes nothing is taken, which is
+    /// tried every second.
+    pub(super) fn refuse(&self, trouble: Trouble, tag: &str) {
+        let before = self.lock_refusing().replace((trouble, tag.to_owned()));
+        if before.is_none_or(|(known, _)| known != trouble) {
+            let server = self.place.to_string();
+            tracing::warn!(server, reason = %trouble, "a Redis of the cache takes no writes; it is read all the same");
+        }
+    }
+
+    fn take_writes(&self) {
+        if self.lock_refusing().take().is_some() {
+            let server = self.place.to_string();
+            tracing::info!(server, "a Redis of the cache takes writes again");
+        }
+    }
+
+    fn lock_refusing(&self) -> std::sync::MutexGuard<'_, Option<(Trouble, String)>> {
+        self.refusing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns whether writes are taken over `connection`. Which keys are its own in a cluster is known once it refused one.
+    async fn probe(&self, connection: &mut MultiplexedConnection) -> Option<Trouble> {
+        let tag = match &*self.lock_refusing() {
+            Some((_, tag)) => tag.clone(),
+            None if self.is_of_cluster => return None,
+            None => String::new(),
+        };
+        let mut write = cmd("SET");
+        write.arg(format!("{PROBE}:{{{tag}}}")).arg("").arg("XX").arg("PX").arg(1);
+        let answer = timeout(ANSWER_MAX, write.exec_async(connection)).await;
+        match answer {
+            Ok(Ok(())) => self.take_writes(),
+            Ok(Err(error)) => match Trouble::of(&error) {
+                Some(trouble) if trouble.refuses_writes() => {
+                    self.refuse(trouble, &tag);
+                    return Some(trouble);
+                }
+                // The keys are another's now, and so are their writes.
+                Some(Trouble::Clustered) => self.take_writes(),
+                // Whether it takes writes is not known, and stays as it was.
+                _ => {}
+            },
+            Err(_) => {}
+        }
+        None
     }
 
     /// `live` does not answer as it should: nobody uses it any more, and another is made.
@@ -229,13 +292,15 @@ impl Node {
                     if logged.take().is_some() {
                         tracing::info!(server, "a Redis of the cache works again");
                     }
-                    let trouble = self.listen(pair).await;
+                    let lost = self.listen(pair, &ways).await;
                     *self.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     // A doubt has said more.
-                    if self.trouble().is_none() {
-                        self.set_trouble(Some(trouble));
+                    let trouble = self.trouble().or(lost);
+                    self.set_trouble(trouble);
+                    // That it takes no writes was told.
+                    if let Some(trouble) = trouble.filter(|trouble| !trouble.refuses_writes()) {
+                        tell_of(&server, trouble, &mut logged);
                     }
-                    tell_of(&server, self.trouble().unwrap_or(trouble), &mut logged);
                     news.everything();
                     news.changed.notify_one();
                     if begun.elapsed() > PULSE {
@@ -279,8 +344,11 @@ impl Node {
         )?;
         let strange = |error: redis::RedisError| Trouble::of(&error).unwrap_or(Trouble::Strange);
         let mut asked = listening.connection.clone();
-        let id: u64 = cmd("CLIENT").arg("ID").query_async(&mut asked).await.map_err(strange)?;
         let mut tracked = commands.connection.clone();
+        let (client, mut written) = (cmd("CLIENT").arg("ID").to_owned(), commands.connection.clone());
+        // Whether it takes writes is known before anybody is told that it works.
+        let (id, _) = tokio::join!(client.query_async::<u64>(&mut asked), self.probe(&mut written));
+        let id = id.map_err(strange)?;
         let mut tracking = cmd("CLIENT");
         tracking.arg("TRACKING").arg("ON").arg("REDIRECT").arg(id);
         tracking.arg("BCAST").arg("PREFIX").arg(PREFIX).arg("NOLOOP");
@@ -288,23 +356,43 @@ impl Node {
         Ok(Pair { listening, commands, lost })
     }
 
-    /// Holds both connections until one is lost, or does not answer; which.
-    async fn listen(&self, pair: Pair) -> Trouble {
+    /// Holds both connections until one is lost, or does not answer; which. `None`: the same address leads to a server that
+    /// takes writes, other than this one.
+    async fn listen(&self, pair: Pair, ways: &Ways) -> Option<Trouble> {
         let mut asked = [pair.listening.connection.clone(), pair.commands.connection.clone()];
+        let mut looked = Instant::now();
         loop {
             tokio::select! {
-                () = pair.lost.notified() => return Trouble::Unreachable,
+                () = pair.lost.notified() => return Some(Trouble::Unreachable),
                 () = sleep(PULSE) => {}
             }
             for connection in &mut asked {
                 match timeout(CONNECT_MAX, cmd("PING").query_async::<redis::Value>(connection)).await {
                     Ok(Ok(_)) => {}
                     Ok(Err(error)) => match Trouble::of(&error) {
-                        Some(trouble) if trouble.ends_connection() => return trouble,
+                        Some(trouble) if trouble.ends_connection() => return Some(trouble),
+                        // One that takes no writes says so here, too.
+                        Some(trouble) if trouble.refuses_writes() && !self.is_of_cluster => {
+                            self.refuse(trouble, "");
+                        }
                         // It answers.
                         _ => {}
                     },
-                    Err(_) => return Trouble::Silent,
+                    Err(_) => return Some(Trouble::Silent),
+                }
+            }
+            if self.refusing().is_none() {
+                continue;
+            }
+            let found = self.probe(&mut asked[1]).await;
+            // What stands before several servers may lead to another one by now.
+            if found == Some(Trouble::ReadOnly) && looked.elapsed() >= ELSEWHERE {
+                looked = Instant::now();
+                if let Ok(other) = ways.connect(&self.place, &ways.login, AsyncConnectionConfig::new()).await
+                    && self.probe(&mut other.connection.clone()).await.is_none()
+                    && self.refusing().is_none()
+                {
+                    return None;
                 }
             }
         }

@@ -87,6 +87,8 @@ pub struct RedisFigures {
     pub nodes: u64,
     /// Of these, those that are connected and tell what changes.
     pub connected: u64,
+    /// Of these, those that take no writes.
+    pub refusing: u64,
 }
 
 /// What was answered of one operation; a failure that the server tells of is an answer.
@@ -110,6 +112,10 @@ enum Operation {
 impl Operation {
     /// The labels, in the order of the variants.
     const LABELS: [&str; 4] = ["get", "put", "lease", "give_back"];
+
+    const fn writes(self) -> bool {
+        !matches!(self, Self::Get)
+    }
 }
 
 #[derive(Default)]
@@ -141,8 +147,8 @@ pub struct Redis {
 /// What commands say of servers that answer. What connections say is theirs to tell.
 #[derive(Debug, Default)]
 struct Said {
-    /// What the last one was refused for, and when.
-    refused: Option<(Trouble, Instant)>,
+    /// What the last one was refused for, which that was, and when.
+    refused: Option<(Trouble, Operation, Instant)>,
     /// When there was no room for an entry.
     full: Option<Instant>,
     /// When anything was refused last, and when the log was told; until that is over.
@@ -150,11 +156,11 @@ struct Said {
 }
 
 impl Said {
-    fn refuse(&mut self, trouble: Trouble, now: Instant) {
+    fn refuse(&mut self, trouble: Trouble, operation: Operation, now: Instant) {
         if trouble == Trouble::Full {
             self.full = Some(now);
         } else {
-            self.refused = Some((trouble, now));
+            self.refused = Some((trouble, operation, now));
         }
         let told = match self.logged {
             Some((_, told)) if now.saturating_duration_since(told) < LOG_AGAIN => told,
@@ -166,8 +172,9 @@ impl Said {
         self.logged = Some((now, told));
     }
 
-    fn answer(&mut self, now: Instant) {
-        self.refused = None;
+    /// That reads are answered says nothing of writes, nor the other way round.
+    fn answer(&mut self, operation: Operation, now: Instant) {
+        self.refused.take_if(|(_, refused, _)| *refused == operation);
         let Some((last, _)) = self.logged else { return };
         if self.trouble(now).is_none() && now.saturating_duration_since(last) >= CALM {
             self.logged = None;
@@ -178,7 +185,7 @@ impl Said {
     /// What is told of at `now`.
     fn trouble(&self, now: Instant) -> Option<Trouble> {
         let is_since = |at: Instant, long: Duration| now.saturating_duration_since(at) < long;
-        let refused = self.refused.filter(|(_, at)| is_since(*at, REFUSED_FOR)).map(|(trouble, _)| trouble);
+        let refused = self.refused.filter(|(.., at)| is_since(*at, REFUSED_FOR)).map(|(trouble, ..)| trouble);
         refused.or_else(|| self.full.filter(|at| is_since(*at, FULL_FOR)).map(|_| Trouble::Full))
     }
 }
@@ -266,6 +273,7 @@ impl Redis {
             invalidations,
             nodes: map.nodes().count() as u64,
             connected: map.nodes().filter(|node| node.is_live()).count() as u64,
+            refusing: map.nodes().filter(|node| node.refusing().is_some()).count() as u64,
         }
     }
 
@@ -346,6 +354,9 @@ impl Redis {
             }
             return self.skip("failed");
         };
+        if operation.writes() && node.refusing().is_some() {
+            return self.skip("refused");
+        }
         let sent = tokio::time::Instant::now();
         let patience = within.saturating_sub(sent - began).min(ANSWER_MAX);
         let mut connection = live.connection.clone();
@@ -358,7 +369,7 @@ impl Redis {
         match answer {
             Ok(answer) => {
                 permit.succeed();
-                self.said().answer(Instant::now());
+                self.said().answer(operation, Instant::now());
                 Outcome::Answer(answer)
             }
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -367,9 +378,12 @@ impl Redis {
             }
             Err(error) => {
                 let trouble = Trouble::of(&error);
-                self.fail(permit, trouble, &asked.node);
+                self.fail(permit, trouble, operation, key, &asked.node);
+                // Behind a name that leads to masters alone, it is one no more.
+                let is_left =
+                    |trouble: Trouble| trouble == Trouble::ReadOnly && self.url.kind != Kind::Single;
                 if let Some(trouble) = trouble
-                    && trouble.ends_connection()
+                    && (trouble.ends_connection() || is_left(trouble))
                 {
                     asked.node.doubt(&asked.live, trouble);
                 }
@@ -398,28 +412,44 @@ impl Redis {
     }
 
     /// Takes note of an error that the server answered.
-    fn fail(&self, permit: Permit<'_>, trouble: Option<Trouble>, node: &Arc<Node>) {
+    fn fail(
+        &self,
+        permit: Permit<'_>,
+        trouble: Option<Trouble>,
+        operation: Operation,
+        key: &Key,
+        node: &Arc<Node>,
+    ) {
         self.counts.failures.fetch_add(1, Ordering::Relaxed);
-        note(if trouble == Some(Trouble::Full) { "full" } else { "failed" });
+        note(match trouble {
+            Some(Trouble::Full) => "full",
+            Some(trouble) if trouble.refuses_writes() => "refused",
+            _ => "failed",
+        });
         match trouble {
             // It concerns this command alone, or what is there to do with it; the server works.
             None => permit.succeed(),
             Some(Trouble::Full) => {
                 permit.succeed();
-                self.said().refuse(Trouble::Full, Instant::now());
+                self.said().refuse(Trouble::Full, operation, Instant::now());
+            }
+            Some(trouble) if trouble.refuses_writes() => {
+                permit.succeed();
+                node.refuse(trouble, key.project().as_str());
+                self.news.changed.notify_one();
             }
             // Some keys only, and it passes.
             Some(trouble @ (Trouble::Clustered | Trouble::ClusterDown)) => {
                 drop(permit);
                 let is_cluster = self.url.kind == Kind::Cluster;
                 let trouble = if is_cluster { Trouble::ClusterDown } else { trouble };
-                self.said().refuse(trouble, Instant::now());
+                self.said().refuse(trouble, operation, Instant::now());
                 self.news.changed.notify_one();
             }
             Some(trouble) => {
                 self.blame(permit, node);
                 if !trouble.ends_connection() {
-                    self.said().refuse(trouble, Instant::now());
+                    self.said().refuse(trouble, operation, Instant::now());
                 }
                 self.news.changed.notify_one();
             }
@@ -572,15 +602,17 @@ mod tests {
     #[test]
     fn what_was_refused_is_told_of_until_it_is_over_or_nobody_knows_any_more() {
         let (mut said, now) = (Said::default(), Instant::now());
-        said.refuse(Trouble::Full, now);
+        said.refuse(Trouble::Full, Operation::Put, now);
         assert_eq!(said.trouble(now + FULL_FOR / 2), Some(Trouble::Full));
-        said.answer(now);
+        said.answer(Operation::Get, now);
         assert_eq!(said.trouble(now), Some(Trouble::Full), "a full Redis answers");
         assert_eq!(said.trouble(now + FULL_FOR), None);
-        said.refuse(Trouble::Forbidden, now);
+        said.refuse(Trouble::Forbidden, Operation::Put, now);
         assert_eq!(said.trouble(now + FULL_FOR), Some(Trouble::Forbidden));
         assert_eq!(said.trouble(now + REFUSED_FOR), None);
-        said.answer(now + FULL_FOR);
+        said.answer(Operation::Get, now + FULL_FOR);
+        assert_eq!(said.trouble(now + FULL_FOR), Some(Trouble::Forbidden), "who may read may not write");
+        said.answer(Operation::Put, now + FULL_FOR);
         assert_eq!(said.trouble(now + FULL_FOR), None);
         assert!(said.logged.is_none(), "the log is told of the next one");
     }

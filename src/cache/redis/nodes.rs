@@ -65,7 +65,9 @@ impl Map {
         if self.ranges.is_empty() {
             return Some(self.trouble.unwrap_or(Trouble::Unreachable));
         }
-        self.nodes().find(|node| !node.is_live()).map(|node| node.trouble().unwrap_or(Trouble::Unreachable))
+        let lost = self.nodes().find(|node| !node.is_live());
+        let lost = lost.map(|node| node.refusing().or(node.trouble()).unwrap_or(Trouble::Unreachable));
+        lost.or_else(|| self.nodes().find_map(|node| node.refusing()))
     }
 }
 
@@ -157,7 +159,7 @@ impl Keeper {
         self.kept.retain(|place, _| found.iter().any(|(.., known)| known == place));
         for (.., place) in &found {
             if !self.kept.contains_key(place) {
-                let node = Node::new(place.clone());
+                let node = Node::new(place.clone(), self.url.kind == Kind::Cluster);
                 let keeping = Arc::clone(&node).keep(Arc::clone(&self.ways), Arc::clone(&self.news));
                 let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
                 self.kept.insert(place.clone(), (node, keeping));

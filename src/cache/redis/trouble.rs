@@ -19,8 +19,14 @@ pub(super) enum Trouble {
     LoginRefused,
     #[error("its user may not run every command that the cache needs (docs/cache.md lists them)")]
     Forbidden,
-    #[error("it is a replica, and only read")]
+    #[error("it is a replica, and only read; redis_url is to name its master, its Sentinels or its cluster")]
     ReadOnly,
+    #[error("it refuses writes: its last snapshot to the disk failed (MISCONF); its log says why")]
+    Unsaved,
+    #[error("it refuses writes: fewer replicas follow it than min-replicas-to-write asks for (NOREPLICAS)")]
+    Unfollowed,
+    #[error("it takes no more connections: as many as its maxclients are there")]
+    Crowded,
     #[error("its memory is full, and it removes nothing to make room")]
     Full,
     #[error("it is busy: loading its data, or with a script")]
@@ -50,7 +56,12 @@ impl Trouble {
 
     /// Whether what is wrong lies in the connection, which is to be made anew.
     pub(super) const fn ends_connection(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Silent | Self::ReadOnly | Self::Strange)
+        matches!(self, Self::Unreachable | Self::Silent | Self::Strange)
+    }
+
+    /// Whether it goes on reading, and refuses every write until somebody has changed something.
+    pub(super) const fn refuses_writes(self) -> bool {
+        matches!(self, Self::ReadOnly | Self::Unsaved | Self::Unfollowed)
     }
 
     pub(super) fn of_dialling(error: &io::Error) -> Self {
@@ -77,7 +88,10 @@ impl Trouble {
                 }
                 ServerErrorKind::ReadOnly => Self::ReadOnly,
                 ServerErrorKind::NoPerm => Self::Forbidden,
-                ServerErrorKind::ResponseError if is_about_cluster_support(error) => Self::NoCluster,
+                ServerErrorKind::ResponseError if says(error, "cluster support disabled") => Self::NoCluster,
+                ServerErrorKind::ResponseError if says(error, "max number of clients reached") => {
+                    Self::Crowded
+                }
                 _ => return None,
             },
             _ => match error.code()? {
@@ -85,13 +99,15 @@ impl Trouble {
                 "NOPROTO" => Self::TooOld,
                 "OOM" => Self::Full,
                 "BUSY" => Self::Busy,
+                "MISCONF" => Self::Unsaved,
+                "NOREPLICAS" => Self::Unfollowed,
                 _ => return None,
             },
         })
     }
 }
 
-/// `ERR This instance has cluster support disabled`.
-fn is_about_cluster_support(error: &RedisError) -> bool {
-    error.detail().is_some_and(|detail| detail.contains("cluster support disabled"))
+/// `ERR …`: what is not told by its first word.
+fn says(error: &RedisError, part: &str) -> bool {
+    error.detail().is_some_and(|detail| detail.contains(part))
 }

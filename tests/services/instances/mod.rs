@@ -6,6 +6,7 @@
 mod answer;
 mod client;
 mod coherency;
+mod failover;
 mod instance;
 mod line;
 mod outage;

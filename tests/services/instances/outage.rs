@@ -18,11 +18,11 @@ use crate::{
     redis_server::{Server, until},
 };
 
-const CLIENTS: usize = 4;
+pub(super) const CLIENTS: usize = 4;
 /// One call of so many stores a memory: what was kept before is none any more.
 const CALLS_PER_WRITE: u64 = 10;
 /// How much longer than before the worst call may take while Redis is gone.
-const WORSE: Duration = Duration::from_millis(200);
+pub(super) const WORSE: Duration = Duration::from_millis(200);
 /// How soon a Redis that is there again is used.
 const AGAIN: Duration = Duration::from_secs(5);
 /// What it says when Redis is lost and found.
@@ -31,19 +31,19 @@ const FOUND: &str = "a Redis of the cache works again";
 
 /// What clients see.
 #[derive(Default)]
-struct Seen {
-    calls: AtomicU64,
-    local: AtomicU64,
-    shared: AtomicU64,
+pub(super) struct Seen {
+    pub(super) calls: AtomicU64,
+    pub(super) local: AtomicU64,
+    pub(super) shared: AtomicU64,
     /// Answers whose receipts tell of Redis.
-    degraded: AtomicU64,
-    failed: Mutex<Vec<String>>,
+    pub(super) degraded: AtomicU64,
+    pub(super) failed: Mutex<Vec<String>>,
     worst: Mutex<Duration>,
-    stop: AtomicBool,
+    pub(super) stop: AtomicBool,
 }
 
 impl Seen {
-    async fn load(&self, mut client: Client, number: usize) {
+    pub(super) async fn load(&self, mut client: Client, number: usize) {
         for round in 0.. {
             if self.stop.load(Ordering::SeqCst) {
                 return;
@@ -82,11 +82,11 @@ impl Seen {
     }
 
     /// The worst call since this was asked last.
-    fn worst(&self) -> Duration {
+    pub(super) fn worst(&self) -> Duration {
         std::mem::take(&mut *self.worst.lock().unwrap())
     }
 
-    async fn more(&self, what: &str, count: &AtomicU64, more: u64) {
+    pub(super) async fn more(&self, what: &str, count: &AtomicU64, more: u64) {
         let before = count.load(Ordering::SeqCst);
         until(what, async || {
             assert_eq!(*self.failed.lock().unwrap(), [] as [String; 0]);
@@ -96,7 +96,7 @@ impl Seen {
     }
 }
 
-fn times(text: &str, part: &str) -> usize {
+pub(super) fn times(text: &str, part: &str) -> usize {
     text.matches(part).count()
 }
 
@@ -191,6 +191,10 @@ async fn a_redis_that_is_killed_and_started_again_fails_no_call_and_is_told_of_a
         ("tmws_cache_fills_total", ""),
         ("tmws_cache_stale_total", ""),
         ("tmws_cache_invalidations_total", ""),
+        ("tmws_redis_answers_total", r#"operation="get""#),
+        ("tmws_redis_answers_total", r#"operation="put""#),
+        ("tmws_redis_answer_seconds_total", r#"operation="get""#),
+        ("tmws_redis_answer_seconds_total", r#"operation="put""#),
         ("tmws_redis_commands_total", ""),
         ("tmws_redis_failures_total", ""),
         ("tmws_redis_timeouts_total", ""),
