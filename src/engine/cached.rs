@@ -216,6 +216,14 @@ impl Engine {
         around: &Surroundings<'_>,
     ) -> Option<Execution> {
         let (entry, layer) = self.cache.get(&place.key, place.wanted, wait(around)).await?;
+        // Its rest may be gone before its time: others took its room, or a copy of the store was put in the store's place.
+        if let Some(handle) = entry.value.handle() {
+            let until = around.deadline.min(Instant::now() + MARK_MAX);
+            let asked = self.store().has_result(&call.within, handle, self.now());
+            if !matches!(timeout_at(until.into(), asked).await, Ok(Ok(true))) {
+                return None;
+            }
+        }
         Some(entry.value.execution(&call.chosen.pattern, layer))
     }
 
@@ -323,7 +331,7 @@ impl Engine {
         } else {
             None
         };
-        let handle = answer.has_handle().then_some(self.settings().handle_ttl);
+        let handle = answer.handle().map(|_| self.settings().handle_ttl);
         let expires = keeping.expires(now, memories, handle);
         let entry = Entry { value: answer.into(), generation: place.wanted.generation, expires };
         self.cache.put(&place.key, entry, self.now(), lease, wait(around)).await;

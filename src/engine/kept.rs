@@ -107,9 +107,9 @@ impl Answer {
         })
     }
 
-    /// Whether its rest is behind a handle.
-    pub(super) const fn has_handle(&self) -> bool {
-        self.handle.is_some()
+    /// What its rest is behind, where it has one.
+    pub(super) fn handle(&self) -> Option<&str> {
+        self.handle.as_deref()
     }
 
     /// The answer given once more, by `pattern`. No step ran for it.

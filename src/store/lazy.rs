@@ -534,6 +534,10 @@ impl Store for LazyStore {
         read!(self, Read, store => store.get_result(scope, handle, now))
     }
 
+    async fn has_result(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
+        read!(self, Read, store => store.has_result(scope, handle, now))
+    }
+
     async fn put_task(
         &self,
         scope: &Scope,

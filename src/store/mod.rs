@@ -230,6 +230,15 @@ pub trait Store: Send + Sync {
         now: Timestamp,
     ) -> Result<StoredResult, StoreError>;
 
+    /// Whether [`Store::get_result`] would find a result behind `handle`, without reading it.
+    async fn has_result(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
+        match self.get_result(scope, handle, now).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::UnknownHandle) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Keeps a new task, bound to principal, project and era. Where the principal then has more than `most` in the project,
     /// the oldest final ones go; running ones never do. A body is bounded as a result is.
     ///

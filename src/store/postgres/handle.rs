@@ -318,6 +318,26 @@ pub(super) async fn result(
     read.await.map_err(|error| database.told(error))
 }
 
+/// Whether there is a result behind a handle.
+pub(super) async fn has_result(
+    database: &Database,
+    bound: &Bound,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut tx = database.read(&bound.view).await?;
+    let found = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM tmws.result \
+         WHERE handle_hash = $1 AND realm = $2 AND principal = $3 AND expires > $4)",
+    )
+    .bind(&bound.hash)
+    .bind(&bound.view.realm)
+    .bind(&bound.view.principal)
+    .bind(now.as_microsecond())
+    .fetch_one(&mut *tx)
+    .await;
+    found.map_err(|error| database.told(error))
+}
+
 /// Keeps `fresh` as the state key unless there is one, and returns the one there is.
 pub(super) struct StateKey {
     pub(super) fresh: [u8; 32],

@@ -343,6 +343,11 @@ impl Store for PostgresStore {
         handle::result(self.database(), &bound, now).await
     }
 
+    async fn has_result(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let bound = Bound { view: View::of(scope), hash: id::handle_hash(handle) };
+        handle::has_result(self.database(), &bound, now).await
+    }
+
     async fn put_task(
         &self,
         scope: &Scope,

@@ -288,6 +288,20 @@ pub(super) async fn result(pool: &Readers, bound: &Bound, now: Timestamp) -> Res
     Ok(StoredResult { pattern: row.try_get(0)?, value: parse(row.try_get(1)?)? })
 }
 
+/// Whether there is a result behind a handle.
+pub(super) async fn has_result(pool: &Readers, bound: &Bound, now: Timestamp) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM result \
+         WHERE handle_hash = ?1 AND realm = ?2 AND principal = ?3 AND expires > ?4)",
+    )
+    .bind(&bound.hash)
+    .bind(&bound.realm)
+    .bind(&bound.principal)
+    .bind(now.as_microsecond())
+    .fetch_one(&mut *pool.get().await?)
+    .await
+}
+
 /// Keeps `fresh` as the state key unless there is one, and returns the one there is.
 pub(super) struct StateKey {
     pub(super) fresh: [u8; 32],

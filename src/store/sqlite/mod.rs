@@ -417,6 +417,11 @@ impl Store for SqliteStore {
         handle::result(&self.readers, &bound, now).await.map_err(|error| self.told(error))
     }
 
+    async fn has_result(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let bound = Bound::new(&View::of(scope), id::handle_hash(handle));
+        handle::has_result(&self.readers, &bound, now).await.map_err(|error| self.told(error))
+    }
+
     async fn put_task(
         &self,
         scope: &Scope,

@@ -9,6 +9,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 use tmws::{
     cache::{CacheLimits, Layer},
     embedding::Embeddings,
@@ -386,6 +387,17 @@ async fn errors_partial_answers_and_lost_rests_are_not_kept() {
     let Outcome::Output { handle: Some(handle), .. } = &again.outcome else { panic!("{}", again.text) };
     assert_eq!(way(&again), "local");
     let query = ResultQuery { handle: handle.clone(), ..ResultQuery::default() };
+    kept.engine.get_result(&scope_of("p1"), &query, soon()).await.unwrap();
+
+    // As where others took its room, or a copy of the store was put in the store's place.
+    let mut raw =
+        SqliteConnectOptions::new().filename(kept.folder.path().join("store.db")).connect().await.unwrap();
+    sqlx::query("DELETE FROM result").execute(&mut raw).await.unwrap();
+    raw.close().await.unwrap();
+    let next = kept.run(RECALL, wide()).await;
+    let Outcome::Output { handle: Some(other), .. } = &next.outcome else { panic!("{}", next.text) };
+    assert_eq!((way(&next), other == handle), ("miss", false));
+    let query = ResultQuery { handle: other.clone(), ..ResultQuery::default() };
     kept.engine.get_result(&scope_of("p1"), &query, soon()).await.unwrap();
 }
 
