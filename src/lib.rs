@@ -13,6 +13,7 @@ pub mod nearest;
 pub mod random;
 pub mod revision;
 pub mod scope;
+mod stoppable;
 pub mod trace;
 mod turnstile;
 

@@ -1,8 +1,9 @@
 //! Runs the steps of one pattern: those that need nothing of each other at the same time, each under its deadline, all
 //! under the run's.
 //!
-//! Everything runs inside the caller's future: dropping it ends the run. Blocking work of steps goes on until it sees
-//! that its token is cancelled or its deadline is over, and its result is thrown away. A panic in a step is caught and
+//! Everything runs inside the caller's future: dropping it ends the run. Blocking work of steps and of expressions is
+//! waited for until its deadline, never longer; it goes on until it sees that its token is cancelled or its deadline is
+//! over, and its result is thrown away. A panic in a step is caught and
 //! is that step's error `internal`.
 
 use std::{
@@ -351,13 +352,12 @@ impl<'a> Run<'a> {
     /// Evaluates slow expressions on a thread of their own.
     async fn settled(&self, step: &StepSpec, prepared: Prepared) -> Prepared {
         let Prepared::Slow(root) = prepared else { return prepared };
-        let (step, deadline) = (step.clone(), self.deadline(step).into_std());
+        let (step, deadline) = (step.clone(), self.deadline(step));
         let bytes_max = self.given.pattern.limits.max_bytes;
-        let evaluated = tokio::task::spawn_blocking(move || prepare(&step, &root, deadline, bytes_max)).await;
-        match evaluated {
-            Ok(Ok(prepared)) => prepared,
-            Ok(Err(error)) => Prepared::Failed(error.into()),
-            Err(_) => Prepared::Failed(panicked("an expression")),
+        let evaluated = off_thread(deadline, move || prepare(&step, &root, deadline.into_std(), bytes_max));
+        match evaluated.await {
+            Ok(prepared) => prepared,
+            Err(error) => Prepared::Failed(error.into()),
         }
     }
 
@@ -695,9 +695,21 @@ pub(super) async fn evaluate(
         }
     }
     let template = template.clone();
-    tokio::task::spawn_blocking(move || template.evaluate(&root, deadline.into_std(), bytes_max))
-        .await
-        .unwrap_or_else(|_| Err(ExpressionError::Failed("the expression failed unexpectedly".to_owned())))
+    off_thread(deadline, move || template.evaluate(&root, deadline.into_std(), bytes_max)).await
+}
+
+/// Evaluates on a thread of its own, which is waited for until `deadline`.
+async fn off_thread<T: Send + 'static>(
+    deadline: Instant,
+    evaluate: impl FnOnce() -> Result<T, ExpressionError> + Send + 'static,
+) -> Result<T, ExpressionError> {
+    match timeout_at(deadline, tokio::task::spawn_blocking(evaluate)).await {
+        Ok(Ok(evaluated)) => evaluated,
+        Ok(Err(_)) => Err(ExpressionError::Failed(
+            "the expression failed unexpectedly: a bug; the server's log has the details".to_owned(),
+        )),
+        Err(_) => Err(ExpressionError::Deadline),
+    }
 }
 
 const fn worth_another_try(kind: ErrorKind) -> bool {

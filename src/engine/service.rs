@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::OnceCell,
+    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,7 @@ use super::{
     plan::Plan,
     results::{self, ResultQuery},
     run::{self, Given},
-    steps::{ENDS_EARLY, StepError, data_clip},
+    steps::{ENDS_EARLY, StepError, data_clip, json_bytes},
     tokens,
 };
 use crate::{
@@ -52,6 +53,10 @@ const COMPILED_MAX: usize = 1_024;
 const KEEP_MAX: Duration = Duration::from_secs(1);
 /// When to try again after the store failed.
 const RETRY_STORE: Duration = Duration::from_secs(1);
+/// How long behind its deadline a call may be answered.
+const LATE_MAX: Duration = Duration::from_millis(50);
+/// Inputs longer than this as JSON are checked on a thread of their own: their schema may hold regexes.
+const INLINE_INPUT_BYTES: usize = 32 << 10;
 /// Nobody is told to come again sooner.
 const RETRY_MIN: Duration = Duration::from_millis(10);
 /// When to try again after too much at once.
@@ -294,7 +299,14 @@ impl Engine {
                 let deadline = around.task_deadline.filter(|_| outlives_call).unwrap_or(around.deadline);
                 let around = Surroundings { deadline, ..around };
                 let (pattern, matched_by) = (Arc::clone(&chosen.pattern), chosen.matched_by);
-                let ran = self.run_chosen(scope, request, chosen, allowed.workspace(), around).await;
+                let run = self.run_chosen(scope, request, chosen, allowed.workspace(), around);
+                // Every wait of a run has the deadline itself, and says more of what was late.
+                let ran = timeout_at(Instant::from_std(deadline) + LATE_MAX, run).await.unwrap_or_else(|_| {
+                    Err(late(&format!(
+                        "the call's time was over before the answer of {} was made; ask for less",
+                        pattern.name
+                    )))
+                });
                 ran.map_err(|error| {
                     error.with_receipt(|receipt| {
                         receipt.name(&pattern);
@@ -406,8 +418,8 @@ impl Engine {
         let given = std::mem::take(&mut chosen.input);
         let pattern = &chosen.pattern;
         let compiled = self.compiled(pattern)?;
-        let input = inputs::prepare(&pattern.inputs, &compiled.inputs, given)?;
         let deadline = Instant::from_std(around.deadline).min(Instant::now() + pattern.limits.timeout);
+        let input = prepared(pattern, &compiled, given, deadline).await?;
         let (within, scratch) = self.within_session(scope, request.session.as_deref(), deadline).await?;
         let mut call = Call {
             scope,
@@ -699,6 +711,30 @@ impl Engine {
         }
         all.insert(pattern.hash.clone(), Arc::clone(&compiled));
         Ok(compiled)
+    }
+}
+
+/// The inputs, checked: long ones elsewhere than where calls are answered.
+async fn prepared(
+    pattern: &Arc<Pattern>,
+    compiled: &Arc<Compiled>,
+    given: Map<String, Value>,
+    deadline: Instant,
+) -> Result<Map<String, Value>, EngineError> {
+    if json_bytes(&given) <= INLINE_INPUT_BYTES {
+        return inputs::prepare(&pattern.inputs, &compiled.inputs, given);
+    }
+    let (pattern, compiled) = (Arc::clone(pattern), Arc::clone(compiled));
+    let checking = spawn_blocking(move || inputs::prepare(&pattern.inputs, &compiled.inputs, given));
+    match timeout_at(deadline, checking).await {
+        Ok(Ok(checked)) => checked,
+        Ok(Err(_)) => Err(EngineError {
+            kind: ErrorKind::Internal,
+            message: "checking the input failed unexpectedly; the server's log has the details".to_owned(),
+            part: Some("input".to_owned()),
+            retry_after: None,
+        }),
+        Err(_) => Err(late("the call's time was over before its input was checked; give less")),
     }
 }
 

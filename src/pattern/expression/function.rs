@@ -3,6 +3,8 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    convert::Infallible,
+    ops::Range,
     rc::Rc,
     sync::{Arc, LazyLock},
 };
@@ -13,12 +15,12 @@ use jaq_core::{
     load::{self, parse::Def},
     native::{Filter, Fun, bome, run, unary, v},
 };
-use regex::Regex;
 
 use super::{
     meter,
     value::{Error, Val, ValR, split},
 };
+use crate::stoppable::{Groups, Reading, Scratch, Stoppable, Unfit};
 
 /// What filters work on.
 pub(super) type Data = JustLut<Val>;
@@ -69,19 +71,30 @@ pub(super) const REFUSED: &[(&[&str], &str)] = &[
 const REGEX_BYTES_MAX: usize = 1 << 20;
 const REGEXES_CACHED_MAX: usize = 32;
 
-thread_local! {
-    static REGEXES: RefCell<HashMap<String, Rc<Regex>>> = RefCell::default();
+/// A regex of an expression, and what its searches keep.
+struct Known {
+    regex: Stoppable,
+    scratch: RefCell<Scratch>,
 }
 
-/// A linear-time regex, compiled once a thread. Shared, not cloned: a clone would build its automaton anew.
-fn regex(source: &str) -> Result<Rc<Regex>, Error> {
+thread_local! {
+    static REGEXES: RefCell<HashMap<String, Rc<Known>>> = RefCell::default();
+}
+
+/// A linear-time regex, compiled once a thread.
+fn regex(source: &str) -> Result<Rc<Known>, Error> {
     if let Some(regex) = REGEXES.with_borrow(|regexes| regexes.get(source).cloned()) {
         return Ok(regex);
     }
-    let built = regex::RegexBuilder::new(source).size_limit(REGEX_BYTES_MAX).build();
-    let regex = Rc::new(built.map_err(|_| {
-        Error::str("not a linear-time regex (crate regex: no look-around, no back-references)")
-    })?);
+    let reading = Reading { size_max: REGEX_BYTES_MAX, ..Reading::default() };
+    // What is not a regex is not quoted: it may be data.
+    let regex = Stoppable::new(source, reading).map_err(|unfit| match unfit {
+        Unfit::Syntax(_) => {
+            Error::str("not a linear-time regex (crate regex: no look-around, no back-references)")
+        }
+        unfit => Error::str(unfit),
+    })?;
+    let regex = Rc::new(Known { regex, scratch: RefCell::default() });
     REGEXES.with_borrow_mut(|regexes| {
         if regexes.len() >= REGEXES_CACHED_MAX {
             regexes.clear();
@@ -91,24 +104,56 @@ fn regex(source: &str) -> Result<Rc<Regex>, Error> {
     Ok(regex)
 }
 
-fn captures(regex: &Regex, captures: &regex::Captures<'_>) -> Val {
-    let members = regex.capture_names().flatten().map(|name| {
-        let text = captures.name(name).map_or(Val::Null, |text| Val::text(text.as_str()));
-        (Arc::from(name), text)
-    });
-    Val::object(members.collect())
+/// A search goes on until the meter ends the evaluation.
+fn metered() -> impl FnMut() -> Result<(), Infallible> {
+    || {
+        meter::look();
+        Ok(())
+    }
 }
 
-fn scan(text: &str, source: &str) -> Result<Vec<ValR>, Error> {
-    let regex = regex(source)?;
-    let found = regex.captures_iter(text).map(|found| {
-        Ok(if found.len() == 1 {
-            Val::text(&found[0])
-        } else {
-            found.iter().skip(1).map(|part| part.map_or(Val::Null, |part| Val::text(part.as_str()))).collect()
-        })
-    });
-    Ok(found.collect())
+impl Known {
+    fn is_match(&self, text: &str) -> bool {
+        let scratch = &mut self.scratch.borrow_mut();
+        let Ok(found) = self.regex.find(scratch, text.as_bytes(), 0..text.len(), &mut metered());
+        found.is_some()
+    }
+
+    /// Hands over the matches one after the other for as long as they are wanted.
+    fn each(&self, text: &str, each: impl FnMut(Groups) -> bool) {
+        let scratch = &mut self.scratch.borrow_mut();
+        let Ok(()) = self.regex.each(scratch, text, &mut metered(), each);
+    }
+
+    /// The named groups of the first match as an object.
+    fn capture(&self, text: &str) -> Option<Val> {
+        let scratch = &mut self.scratch.borrow_mut();
+        let Ok(found) = self.regex.groups(scratch, text, 0, &mut metered());
+        let found = found?;
+        let named = self.regex.group_names().zip(found);
+        let members = named.filter_map(|(name, group)| Some((Arc::from(name?), part(text, group))));
+        Some(Val::object(members.collect()))
+    }
+
+    /// Each match as text, or as the list of its groups where it has any.
+    fn scan(&self, text: &str) -> Vec<Val> {
+        let mut found = Vec::new();
+        self.each(text, |groups| {
+            let mut groups = groups.into_iter();
+            let whole = groups.next().flatten();
+            found.push(if groups.len() == 0 {
+                part(text, whole)
+            } else {
+                groups.map(|group| part(text, group)).collect()
+            });
+            true
+        });
+        found
+    }
+}
+
+fn part(text: &str, range: Option<Range<usize>>) -> Val {
+    range.map_or(Val::Null, |range| Val::text(&text[range]))
 }
 
 fn length(value: &Val) -> ValR {
@@ -281,17 +326,15 @@ fn own<D: for<'a> DataT<V<'a> = Val>>() -> Box<[Filter<RunPtr<D>>]> {
         }),
         ("capture", v(1), |mut cv| {
             let source = cv.0.pop_var();
-            let found: Result<Option<Val>, Error> = (|| {
-                let regex = regex(source.as_str()?)?;
-                Ok(regex.captures(cv.1.as_str()?).map(|found| captures(&regex, &found)))
-            })();
+            let found: Result<Option<Val>, Error> =
+                (|| Ok(regex(source.as_str()?)?.capture(cv.1.as_str()?)))();
             Box::new(found.map_err(Exn::from).transpose().into_iter())
         }),
         ("scan", v(1), |mut cv| {
             let source = cv.0.pop_var();
-            let found = (|| scan(cv.1.as_str()?, source.as_str()?))();
+            let found: Result<Vec<Val>, Error> = (|| Ok(regex(source.as_str()?)?.scan(cv.1.as_str()?)))();
             match found {
-                Ok(found) => Box::new(found.into_iter().map(|found| found.map_err(Exn::from))),
+                Ok(found) => Box::new(found.into_iter().map(Ok)),
                 Err(error) => bome(Err(error)),
             }
         }),
@@ -310,14 +353,17 @@ fn own<D: for<'a> DataT<V<'a> = Val>>() -> Box<[Filter<RunPtr<D>>]> {
 fn replace(value: &Val, source: &Val, with: &Val, limit: usize) -> ValR {
     let (text, with) = (value.as_str()?, with.as_str()?);
     let regex = regex(source.as_str()?)?;
-    let limit = if limit == 0 { usize::MAX } else { limit };
+    let mut left = if limit == 0 { usize::MAX } else { limit };
     let (mut out, mut end) = (String::new(), 0);
-    for found in regex.find_iter(text).take(limit) {
-        meter::spend(found.start() - end + with.len());
-        out.push_str(&text[end..found.start()]);
+    regex.each(text, |groups| {
+        let Some(Some(found)) = groups.into_iter().next() else { return false };
+        meter::spend(found.start - end + with.len());
+        out.push_str(&text[end..found.start]);
         out.push_str(with);
-        end = found.end();
-    }
+        end = found.end;
+        left -= 1;
+        left > 0
+    });
     out.push_str(&text[end..]);
     Ok(Val::text(out))
 }

@@ -75,6 +75,14 @@ pub(super) fn spend(bytes: usize) {
     }
 }
 
+/// Looks at the clock, whatever was done since the last look.
+pub(super) fn look() {
+    let deadline = METER.with_borrow(|meter| meter.as_ref().map(|meter| meter.deadline));
+    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        stop(Stop::Deadline);
+    }
+}
+
 /// One operation that makes nothing.
 pub(super) fn tick() {
     spend(0);

@@ -255,6 +255,45 @@ fn evaluation_stops_at_its_output_and_work_limits() {
 }
 
 #[test]
+fn a_regex_on_a_long_text_stops_at_the_deadline() {
+    let root = json!({"inputs": {"text": "ab".repeat(450_000)}});
+    for source in [
+        // Sixteen thousand states, all of them reached.
+        ".inputs.text | test(\"(?:[ab]{1,90}){1,90}c\")",
+        ".inputs.text | [capture(\"(?<x>(?:[ab]{1,90}){1,90})c\")]",
+        ".inputs.text | [scan(\"(?:[ab]{1,90}){1,90}c\")]",
+        ".inputs.text | sub(\"(?:[ab]{1,90}){1,90}c\"; \"\")",
+        ".inputs.text | gsub(\"(?:[ab]{1,90}){1,90}c\"; \"\")",
+        // Short searches without end: each find looks through the rest.
+        ".inputs.text | [scan(\"a(?:.*c)?\")] | length",
+        ".inputs.text | gsub(\"a(?:.*c)?\"; \"\")",
+    ] {
+        let expression = Expression::compile(source).unwrap();
+        expression.prepare().unwrap();
+        let started = Instant::now();
+        let result = expression.evaluate(&root, started + Duration::from_millis(300), 1 << 20);
+        let elapsed = started.elapsed();
+        assert_eq!(result, Err(ExpressionError::Deadline), "{source}");
+        assert!(elapsed < Duration::from_millis(1300), "{source}: {elapsed:?}");
+    }
+}
+
+#[test]
+fn a_regex_on_a_long_text_gives_what_it_gives_on_a_short_one() {
+    let root = json!({"inputs": {"text": "Größe 12, ".repeat(20_000)}});
+    for (source, expected) in [
+        (".inputs.text | test(\"(?i)GRÖSSE\")", json!(false)),
+        (".inputs.text | capture(\"(?<word>\\\\w+) (?<n>\\\\d+)\")", json!({"word": "Größe", "n": "12"})),
+        ("[.inputs.text | scan(\"\\\\bGröße\\\\b\")] | length", json!(20_000)),
+        (".inputs.text | [scan(\"(ö)(ß)\")] | [length, .[19999]]", json!([20_000, ["ö", "ß"]])),
+        (".inputs.text | gsub(\" \\\\d+, \"; \"\") | length", json!(100_000)),
+        (".inputs.text | sub(\"Größe\"; \"\") | length", json!(199_995)),
+    ] {
+        assert_eq!(evaluate(source, &root), Ok(expected), "{source}");
+    }
+}
+
+#[test]
 fn comparing_shared_deep_values_stops_at_the_deadline() {
     let root = json!({"inputs": {"items": (0..60).collect::<Vec<u32>>()}});
     let source = "(reduce .inputs.items[] as $x ([1]; [., .])) as $a \

@@ -3,6 +3,7 @@
 mod answers;
 mod builtin;
 mod cached;
+mod late;
 mod limits;
 mod offers;
 mod programs;

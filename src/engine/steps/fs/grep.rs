@@ -17,10 +17,10 @@ use std::{
 
 use globset::GlobMatcher;
 use memchr::{memchr, memchr_iter, memrchr};
-use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Map, Value, json};
 
 use super::{
+    findings::{Findings, Scanned, What},
     glob::matcher,
     rank::Rank,
     root::{Bounds, Found, Root, is_binary, relative, shown},
@@ -28,7 +28,10 @@ use super::{
     symbol::Looks,
     walk::{Entry, Flow, Walk, Walked},
 };
-use crate::engine::steps::{StepContext, StepError, StepOutput, arguments::Arguments};
+use crate::{
+    engine::steps::{StepContext, StepError, StepOutput, arguments::Arguments},
+    stoppable::{Reading, Scratch, Stoppable, Unfit},
+};
 
 /// Longest regex taken, in bytes.
 const PATTERN_BYTES_MAX: usize = 1000;
@@ -71,9 +74,8 @@ const THREADS_MAX: usize = 4;
 const BATCH_FILES: usize = 16;
 /// Batches that wait to be read at most; each file of one may hold its folder open.
 const QUEUE_BATCHES_MAX: usize = 4;
-/// Files, and lines that match, between two looks at the clock and at whether the run was cancelled: both cost a lock.
+/// Files between two looks at the clock and at whether the run was cancelled: both cost a lock.
 const FILES_PER_LOOK: usize = 8;
-const LINES_PER_LOOK: usize = 64;
 /// So few files are read by the thread that walks.
 const ALONE_MAX: usize = 32;
 
@@ -98,7 +100,7 @@ enum Start {
 /// What is looked for, checked.
 pub(super) struct Search {
     root: PathBuf,
-    regex: Regex,
+    regex: Stoppable,
     glob: Option<GlobMatcher>,
     path: PathBuf,
     limit: usize,
@@ -119,22 +121,14 @@ impl Search {
         if arguments.flag("word")? {
             source = format!(r"\b(?:{source})\b");
         }
-        let regex = RegexBuilder::new(&source)
-            .case_insensitive(arguments.flag("ignore_case")?)
-            .multi_line(true)
-            .crlf(true)
-            .size_limit(REGEX_BYTES_MAX)
-            .dfa_size_limit(4 * REGEX_BYTES_MAX)
-            .build()
-            .map_err(|error| {
-                let why = match error {
-                    regex::Error::CompiledTooBig(_) => "the regex is too large once compiled".to_owned(),
-                    error => {
-                        format!("not a regex of this engine (no look-around, no back-references): {error}")
-                    }
-                };
-                arguments.refuse("pattern", why)
-            })?;
+        let reading = Reading {
+            ignore_case: arguments.flag("ignore_case")?,
+            lines: true,
+            bytes: true,
+            size_max: REGEX_BYTES_MAX,
+        };
+        let regex = Stoppable::new(&source, reading)
+            .map_err(|unfit: Unfit| arguments.refuse("pattern", unfit.to_string()))?;
         Ok(Self {
             root: arguments.granted("root", context)?,
             regex,
@@ -154,7 +148,7 @@ impl Search {
         let walked = match self.start(&root)? {
             Start::Folder => self.folder(&root, bounds, &mut found)?,
             Start::File(bytes) => {
-                let scanned = self.scan(&self.path, &bytes, bounds, true)?;
+                let scanned = self.scan(&self.path, &bytes, &mut Scratch::default(), bounds, true)?;
                 found.add(self.limit, scanned);
                 Walked::default()
             }
@@ -256,7 +250,14 @@ impl Search {
     }
 
     /// Looks through one file; the lines themselves only where they are `wanted`.
-    fn scan(&self, path: &Path, bytes: &[u8], bounds: &Bounds, wanted: bool) -> Result<Scanned, StepError> {
+    fn scan(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        scratch: &mut Scratch,
+        bounds: &Bounds,
+        wanted: bool,
+    ) -> Result<Scanned, StepError> {
         let mut scanned = Scanned { what: What::Text, bytes: bytes.len() as u64, ..Scanned::default() };
         if is_binary(bytes) {
             return Ok(Scanned { what: What::Binary, ..scanned });
@@ -264,87 +265,121 @@ impl Search {
         if secret::is_private_key(bytes) {
             return Ok(Scanned { what: What::Secret, ..scanned });
         }
-        let Some(first) = self.regex.find(bytes) else { return Ok(scanned) };
         let mut hits: Vec<(usize, usize)> = Vec::new();
-        // Positions only move forward, so line numbers are counted once over the file.
-        let (mut counted_to, mut line) = (0, 0);
-        // An empty match behind the last newline is in no line.
-        let in_a_line = |&at: &usize| at < bytes.len() || at > 0 && bytes[at - 1] != b'\n';
-        let mut next = Some(first.start()).filter(in_a_line);
-        while let Some(at) = next {
-            let start = memrchr(b'\n', &bytes[..at]).map_or(0, |newline| newline + 1);
-            let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |length| at + length);
-            // A match that needs more than its line is none: what is found are lines.
-            if let Some(inside) = self.regex.find(&bytes[start..end]) {
-                line += newlines(&bytes[counted_to..start]);
-                counted_to = start;
-                scanned.n += 1;
-                if wanted && hits.len() < self.per_file {
-                    hits.push((line, inside.start()));
-                }
-            }
-            if scanned.n.is_multiple_of(LINES_PER_LOOK) && bounds.used_up()? {
-                scanned.cut = true;
-                break;
-            }
-            next = (end < bytes.len())
-                .then(|| self.regex.find_at(bytes, end + 1))
-                .flatten()
-                .map(|hit| hit.start())
-                .filter(in_a_line);
+        match self.hits(bytes, scratch, bounds, wanted, &mut hits) {
+            (n, Ok(())) => scanned.n = n,
+            (n, Err(Halt::Time)) => (scanned.n, scanned.cut) = (n, true),
+            (_, Err(Halt::Failed(error))) => return Err(error),
         }
         scanned.hits = hits.len();
         if !hits.is_empty() {
-            scanned.value = Some(self.shown(path, bytes, scanned.n, &hits));
+            scanned.value = Some(self.shown(path, bytes, scanned.n, &hits, scratch, bounds));
         }
         Ok(scanned)
     }
 
-    /// Hits as one text each, those that define what is looked for first.
-    fn shown_as_lines(
+    /// Counts the lines of `bytes` that match, and notes number and place of those that are `wanted`.
+    fn hits(
         &self,
-        path: &Path,
-        lines: &[&[u8]],
-        looks: Looks,
-        n: usize,
-        hits: &[(usize, usize)],
-    ) -> (Rank, Value) {
-        let mut shown_hits: Vec<(bool, String)> = hits
-            .iter()
-            .map(|&(index, at)| {
-                let text = clip(lines[index], at);
-                let mut shown = format!("{}: {}", index + 1, first_chars(&text, LINE_CHARS_SHORT));
-                if let Some(symbol) = looks.enclosing(lines, index) {
-                    let symbol = clip(symbol, 0);
-                    let _ = write!(shown, " [{}]", name_of(symbol.trim_end_matches([' ', '{', ':'])));
+        bytes: &[u8],
+        scratch: &mut Scratch,
+        bounds: &Bounds,
+        wanted: bool,
+        hits: &mut Vec<(usize, usize)>,
+    ) -> (usize, Result<(), Halt>) {
+        // Positions only move forward, so line numbers are counted once over the file.
+        let (mut n, mut counted_to, mut line, mut from) = (0, 0, 0, 0);
+        let mut go_on = || bounds.go_on();
+        loop {
+            let at = match self.next(bytes, from, scratch, &mut go_on) {
+                // An empty match behind the last newline is in no line.
+                Ok(Some(at)) if at < bytes.len() || at > 0 && bytes[at - 1] != b'\n' => at,
+                Ok(_) => return (n, Ok(())),
+                Err(halt) => return (n, Err(halt)),
+            };
+            let start = memrchr(b'\n', &bytes[..at]).map_or(0, |newline| newline + 1);
+            let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |length| at + length);
+            // A match that needs more than its line is none: what is found are lines.
+            match self.regex.find(scratch, &bytes[start..end], 0..end - start, &mut go_on) {
+                Ok(Some(inside)) => {
+                    line += newlines(&bytes[counted_to..start]);
+                    counted_to = start;
+                    n += 1;
+                    if wanted && hits.len() < self.per_file {
+                        hits.push((line, inside.start));
+                    }
                 }
-                (!self.is_defined_in(lines[index]), shown)
-            })
-            .collect();
-        shown_hits.sort_by_key(|(uses, _)| *uses);
-        let defines = shown_hits.first().is_some_and(|(uses, _)| !uses);
-        let hits: Vec<Value> = shown_hits.into_iter().map(|(_, shown)| shown.into()).collect();
-        (Rank::of(path, defines), json!({"path": shown(path), "n": n, "hits": hits}))
+                Ok(None) => {}
+                Err(halt) => return (n, Err(halt)),
+            }
+            if end == bytes.len() {
+                return (n, Ok(()));
+            }
+            from = end + 1;
+        }
+    }
+
+    /// Where the next match begins, looked for in so many whole lines at once as the regex is quick for.
+    fn next(
+        &self,
+        bytes: &[u8],
+        from: usize,
+        scratch: &mut Scratch,
+        go_on: &mut impl FnMut() -> Result<(), Halt>,
+    ) -> Result<Option<usize>, Halt> {
+        let mut from = from;
+        loop {
+            let rest = &bytes[from..];
+            let most = self.regex.whole_max().min(rest.len());
+            let upto = if most == rest.len() {
+                bytes.len()
+            } else {
+                let newline = memrchr(b'\n', &rest[..most])
+                    .or_else(|| memchr(b'\n', &rest[most..]).map(|newline| most + newline));
+                newline.map_or(bytes.len(), |newline| from + newline + 1)
+            };
+            match self.regex.find(scratch, bytes, from..upto, go_on)? {
+                Some(found) => return Ok(Some(found.start)),
+                None if upto == bytes.len() => return Ok(None),
+                None => from = upto,
+            }
+        }
     }
 
     /// Whether a match stands behind a word that defines what follows it.
-    fn is_defined_in(&self, line: &[u8]) -> bool {
-        self.regex.find_iter(line).any(|hit| {
-            let before = line[..hit.start()].trim_ascii_end();
-            if before.len() == hit.start() {
-                return false;
+    fn is_defined_in(&self, line: &[u8], scratch: &mut Scratch, bounds: &Bounds) -> bool {
+        let mut from = 0;
+        while from <= line.len() {
+            // Where the time is over, the line is one among others.
+            let found = self.regex.find(scratch, line, from..line.len(), &mut || bounds.go_on());
+            let Ok(Some(hit)) = found else { return false };
+            let before = line[..hit.start].trim_ascii_end();
+            if before.len() < hit.start {
+                let word = before.iter().rposition(u8::is_ascii_whitespace).map_or(0, |space| space + 1);
+                if DEFINING.contains(&&before[word..]) {
+                    return true;
+                }
             }
-            let word = before.iter().rposition(u8::is_ascii_whitespace).map_or(0, |space| space + 1);
-            DEFINING.contains(&&before[word..])
-        })
+            from = hit.end.max(hit.start + 1);
+        }
+        false
     }
 
     /// Hits of a file, and its rank among files where hits are texts.
-    fn shown(&self, path: &Path, bytes: &[u8], n: usize, hits: &[(usize, usize)]) -> (Rank, Value) {
+    fn shown(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        n: usize,
+        hits: &[(usize, usize)],
+        scratch: &mut Scratch,
+        bounds: &Bounds,
+    ) -> (Rank, Value) {
         let lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
         let looks = Looks::of(path);
         if self.lines {
-            return self.shown_as_lines(path, &lines, looks, n, hits);
+            let defined = |line: &[u8]| self.is_defined_in(line, scratch, bounds);
+            return shown_as_lines(path, &lines, looks, n, hits, defined);
         }
         let text = |index: usize| Value::from(clip(lines[index], 0));
         let hits: Vec<Value> = hits
@@ -370,6 +405,33 @@ impl Search {
     }
 }
 
+/// Hits as one text each, those that define what is looked for first.
+fn shown_as_lines(
+    path: &Path,
+    lines: &[&[u8]],
+    looks: Looks,
+    n: usize,
+    hits: &[(usize, usize)],
+    mut defined: impl FnMut(&[u8]) -> bool,
+) -> (Rank, Value) {
+    let mut shown_hits: Vec<(bool, String)> = hits
+        .iter()
+        .map(|&(index, at)| {
+            let text = clip(lines[index], at);
+            let mut shown = format!("{}: {}", index + 1, first_chars(&text, LINE_CHARS_SHORT));
+            if let Some(symbol) = looks.enclosing(lines, index) {
+                let symbol = clip(symbol, 0);
+                let _ = write!(shown, " [{}]", name_of(symbol.trim_end_matches([' ', '{', ':'])));
+            }
+            (!defined(lines[index]), shown)
+        })
+        .collect();
+    shown_hits.sort_by_key(|(uses, _)| *uses);
+    let defines = shown_hits.first().is_some_and(|(uses, _)| !uses);
+    let hits: Vec<Value> = shown_hits.into_iter().map(|(_, shown)| shown.into()).collect();
+    (Rank::of(path, defines), json!({"path": shown(path), "n": n, "hits": hits}))
+}
+
 /// The name in a line that defines something, for those who read many of them.
 fn name_of(symbol: &str) -> &str {
     if symbol.chars().count() <= SYMBOL_CHARS_MAX {
@@ -393,12 +455,13 @@ struct Reader<'a> {
     /// Hits with their lines, of all threads.
     hits: &'a AtomicUsize,
     bytes: Vec<u8>,
+    scratch: Scratch,
     done: Vec<(usize, Scanned)>,
 }
 
 impl<'a> Reader<'a> {
-    const fn new(search: &'a Search, bounds: &'a Bounds, hits: &'a AtomicUsize) -> Self {
-        Self { search, bounds, hits, bytes: Vec::new(), done: Vec::new() }
+    fn new(search: &'a Search, bounds: &'a Bounds, hits: &'a AtomicUsize) -> Self {
+        Self { search, bounds, hits, bytes: Vec::new(), scratch: Scratch::default(), done: Vec::new() }
     }
 
     /// Takes what is queued until no more can come, or there is no time.
@@ -425,7 +488,9 @@ impl<'a> Reader<'a> {
     fn entry(&mut self, entry: &Entry, wanted: bool) -> Result<Scanned, StepError> {
         let scanned = match entry.read(FILE_BYTES_MAX, &mut self.bytes) {
             Ok((_, false)) => Scanned { what: What::Large, ..Scanned::default() },
-            Ok((bytes, true)) => self.search.scan(&entry.path, bytes, self.bounds, wanted)?,
+            Ok((bytes, true)) => {
+                self.search.scan(&entry.path, bytes, &mut self.scratch, self.bounds, wanted)?
+            }
             Err(_) => Scanned { what: What::Unreadable, ..Scanned::default() },
         };
         self.hits.fetch_add(scanned.hits, Ordering::Relaxed);
@@ -433,109 +498,21 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What one file was.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum What {
-    /// Not looked at.
-    #[default]
-    Nothing,
-    Text,
-    Binary,
-    Secret,
-    Large,
-    Unreadable,
+/// Why a search in a file ended before the file did.
+enum Halt {
+    /// The time is used up.
+    Time,
+    Failed(StepError),
 }
 
-/// What one file gave.
-#[derive(Default)]
-struct Scanned {
-    what: What,
-    bytes: u64,
-    /// Lines that match.
-    n: usize,
-    /// Of them in `value`.
-    hits: usize,
-    value: Option<(Rank, Value)>,
-    cut: bool,
-}
-
-#[derive(Default)]
-struct Findings {
-    n: usize,
-    files_n: usize,
-    shown: usize,
-    files: Vec<(Rank, Value)>,
-    searched: usize,
-    bytes: u64,
-    produced: usize,
-    bytes_max: usize,
-    cut: bool,
-    binary: usize,
-    large: usize,
-    secret: usize,
-    unreadable: usize,
-}
-
-impl Findings {
-    /// Adds the next file, in order, with as many of its lines as `limit` and the bytes allow.
-    fn add(&mut self, limit: usize, scanned: Scanned) {
-        let Scanned { what, bytes, n, hits, value, cut } = scanned;
-        let count = match what {
-            What::Nothing | What::Text => None,
-            What::Binary => Some(&mut self.binary),
-            What::Secret => Some(&mut self.secret),
-            What::Large => Some(&mut self.large),
-            What::Unreadable => Some(&mut self.unreadable),
-        };
-        if let Some(count) = count {
-            *count += 1;
+impl Bounds {
+    /// Whether a search may go on.
+    fn go_on(&self) -> Result<(), Halt> {
+        match self.used_up() {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Halt::Time),
+            Err(error) => Err(Halt::Failed(error)),
         }
-        self.searched += usize::from(matches!(what, What::Text | What::Binary | What::Secret));
-        self.bytes += bytes;
-        self.cut |= cut;
-        if n == 0 {
-            return;
-        }
-        self.n += n;
-        self.files_n += 1;
-        let hits = hits.min(limit.saturating_sub(self.shown));
-        self.cut |= hits < n;
-        let Some((rank, mut value)) = value.filter(|_| hits > 0) else { return };
-        if let Some(Value::Array(lines)) = value.get_mut("hits") {
-            lines.truncate(hits);
-        }
-        self.shown += hits;
-        let size = value.to_string().len();
-        if self.produced + size > self.bytes_max {
-            self.cut = true;
-        } else {
-            self.produced += size;
-            self.files.push((rank, value));
-        }
-    }
-
-    fn into_output(mut self, walked: Walked) -> StepOutput {
-        self.files.sort_by_key(|(rank, _)| *rank);
-        let files: Vec<Value> = self.files.into_iter().map(|(_, file)| file).collect();
-        let skipped: Map<String, Value> = [
-            ("binary", self.binary),
-            ("large", self.large),
-            ("secret", self.secret),
-            ("unreadable", self.unreadable + walked.unreadable),
-        ]
-        .into_iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(name, count)| (name.to_owned(), count.into()))
-        .collect();
-        let value = json!({
-            "n": self.n,
-            "files_n": self.files_n,
-            "files": files,
-            "searched": self.searched,
-            "skipped": skipped,
-            "truncated": self.cut || walked.cut,
-        });
-        StepOutput { value, bytes: self.bytes }
     }
 }
 

@@ -5,6 +5,7 @@
 //! credentials by its nature (`secret`) is closed. Results have a fixed order, and what a cap or the deadline cut off is
 //! said with `truncated`.
 
+mod findings;
 mod glob;
 mod grep;
 mod mtime;
