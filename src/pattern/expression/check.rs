@@ -143,11 +143,30 @@ fn measure(tokens: &[Token<&str>], depth: usize, prefixes: &mut usize) -> Result
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Input {
     Root,
+    /// Known to be a string.
+    Text,
     Other,
 }
 
+/// Functions that give a string, whatever they are given.
+const GIVE_TEXT: &[&str] = &[
+    "tostring",
+    "tojson",
+    "ascii_downcase",
+    "ascii_upcase",
+    "trim",
+    "ltrim",
+    "rtrim",
+    "join",
+    "implode",
+    "type",
+    "sub",
+    "gsub",
+];
+
 struct Walk<'s> {
-    variables: Vec<&'s str>,
+    /// With whether each is known to be a string.
+    variables: Vec<(&'s str, bool)>,
     reads: Reads,
 }
 
@@ -162,6 +181,41 @@ fn literal<'s>(term: &Term<&'s str>) -> Option<&'s str> {
 }
 
 impl<'s> Walk<'s> {
+    /// Whether a result of `term` is known to be a string. What is not known is looked at when it runs: there too a string
+    /// is not multiplied.
+    fn is_text(&self, term: &Term<&'s str>, input: Input) -> bool {
+        let after = |left: &Term<&'s str>| if self.is_text(left, input) { Input::Text } else { Input::Other };
+        match term {
+            Term::Str(..) => true,
+            Term::Id => input == Input::Text,
+            Term::Var(name) => {
+                self.variables.iter().rev().find(|(known, _)| known == name).is_some_and(|(_, text)| *text)
+            }
+            Term::BinOp(left, BinaryOp::Pipe(None), right) => self.is_text(right, after(left)),
+            Term::BinOp(_, BinaryOp::Pipe(Some(_)), right) => self.is_text(right, input),
+            Term::BinOp(left, BinaryOp::Math(Math::Add) | BinaryOp::Comma | BinaryOp::Alt, right) => {
+                self.is_text(left, input) || self.is_text(right, input)
+            }
+            Term::IfThenElse(cases, otherwise) => {
+                cases.iter().any(|(_, then)| self.is_text(then, input))
+                    || otherwise.as_ref().is_some_and(|otherwise| self.is_text(otherwise, input))
+            }
+            Term::TryCatch(tried, _) => self.is_text(tried, input),
+            Term::Fold("reduce", _, _, arguments) => {
+                arguments.first().is_some_and(|start| self.is_text(start, input))
+            }
+            Term::Path(head, path) => {
+                self.is_text(head, input) && path.0.iter().all(|(part, _)| matches!(part, Part::Range(..)))
+            }
+            Term::Call(name, arguments) => match (*name, arguments.as_slice()) {
+                ("first" | "last", [of]) | ("limit" | "skip" | "nth", [_, of]) => self.is_text(of, input),
+                ("select", [_]) => input == Input::Text,
+                (name, _) => GIVE_TEXT.contains(&name),
+            },
+            _ => false,
+        }
+    }
+
     fn whole(&mut self, input: Input) {
         self.reads.whole |= input == Input::Root;
     }
@@ -240,7 +294,10 @@ impl<'s> Walk<'s> {
                 }
                 self.term(items, input, inner)?;
                 self.term(&arguments[0], input, inner)?;
-                self.bound(pattern, inner, |walk| walk.terms(&arguments[1..], Input::Other, inner))?;
+                let starts = self.is_text(&arguments[0], input);
+                let carried = if starts { Input::Text } else { Input::Other };
+                let items = self.is_text(items, input);
+                self.bound(pattern, items, inner, |walk| walk.terms(&arguments[1..], carried, inner))?;
             }
             Term::TryCatch(tried, caught) => {
                 self.term(tried, input, inner)?;
@@ -261,7 +318,7 @@ impl<'s> Walk<'s> {
                 if *name == "$ENV" {
                     return Err("`$ENV` is not allowed: expressions do not see the environment".to_owned());
                 }
-                if !self.variables.contains(name) {
+                if !self.variables.iter().any(|(known, _)| known == name) {
                     return Err(format!("there is no variable `{name}`: bind one with `… as {name} | …`"));
                 }
             }
@@ -308,13 +365,17 @@ impl<'s> Walk<'s> {
                     return self.term(right, input, depth);
                 }
                 self.term(left, input, depth)?;
-                self.term(right, Input::Other, depth)
+                let given = if self.is_text(left, input) { Input::Text } else { Input::Other };
+                self.term(right, given, depth)
             }
             BinaryOp::Pipe(Some(pattern)) => {
                 self.term(left, input, depth)?;
-                self.bound(pattern, depth, |walk| walk.term(right, input, depth))
+                let is_text = self.is_text(left, input);
+                self.bound(pattern, is_text, depth, |walk| walk.term(right, input, depth))
             }
-            BinaryOp::Math(Math::Mul) if matches!(left, Term::Str(..)) || matches!(right, Term::Str(..)) => {
+            BinaryOp::Math(Math::Mul) | BinaryOp::UpdateMath(Math::Mul)
+                if self.is_text(left, input) || self.is_text(right, input) =>
+            {
                 Err("multiplying a string is not allowed".to_owned())
             }
             BinaryOp::Comma
@@ -389,33 +450,34 @@ impl<'s> Walk<'s> {
         }
     }
 
-    /// Runs `f` with the variables of `pattern` in scope.
+    /// Runs `f` with the variables of `pattern` in scope, which is given a string if `is_text`.
     fn bound(
         &mut self,
         pattern: &Pattern<&'s str>,
+        is_text: bool,
         depth: usize,
         f: impl FnOnce(&mut Self) -> Result<(), String>,
     ) -> Result<(), String> {
         let before = self.variables.len();
-        self.pattern(pattern, depth)?;
+        self.pattern(pattern, is_text, depth)?;
         let result = f(self);
         self.variables.truncate(before);
         result
     }
 
-    fn pattern(&mut self, pattern: &Pattern<&'s str>, depth: usize) -> Result<(), String> {
+    fn pattern(&mut self, pattern: &Pattern<&'s str>, is_text: bool, depth: usize) -> Result<(), String> {
         if depth > DEPTH_MAX {
             return Err(format!("an expression may be nested {DEPTH_MAX} deep"));
         }
         match pattern {
-            Pattern::Var(name) => self.variables.push(name),
-            Pattern::Arr(parts) => parts.iter().try_for_each(|part| self.pattern(part, depth + 1))?,
+            Pattern::Var(name) => self.variables.push((name, is_text)),
+            Pattern::Arr(parts) => parts.iter().try_for_each(|part| self.pattern(part, false, depth + 1))?,
             Pattern::Obj(members) => {
                 for (key, part) in members {
                     if literal(key).is_none() {
                         return Err("a destructuring pattern names its members: {name: $variable}".to_owned());
                     }
-                    self.pattern(part, depth + 1)?;
+                    self.pattern(part, false, depth + 1)?;
                 }
             }
         }

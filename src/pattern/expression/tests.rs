@@ -125,6 +125,20 @@ fn what_is_not_allowed_is_refused_at_load_with_a_reason() {
         ("include \"a\"; .", "expressions stand alone"),
         ("\"x\" * 1000000000", "multiplying a string"),
         ("1000000000 * \"x\"", "multiplying a string"),
+        ("\"x\" as $s | $s * .inputs.n", "multiplying a string"),
+        ("\"x\" | . * 1000000000", "multiplying a string"),
+        (".inputs.n as $n | \"x\" | . * $n", "multiplying a string"),
+        ("1e12 * (\"x\")", "multiplying a string"),
+        ("(.query | tostring) * 3", "multiplying a string"),
+        (".query + \"x\" | . * 3", "multiplying a string"),
+        ("[\"a\"] | join(\"x\") * 3", "multiplying a string"),
+        ("\"ab\"[0:1] * 3", "multiplying a string"),
+        ("(if .query then \"x\" else 1 end) * 3", "multiplying a string"),
+        ("(.query // \"x\") * 3", "multiplying a string"),
+        ("reduce .inputs.n as $n (\"x\"; . * $n)", "multiplying a string"),
+        ("(reduce .inputs.n as $n (\"x\"; . + \"y\")) * 3", "multiplying a string"),
+        (".query *= \"x\"", "multiplying a string"),
+        ("first(\"x\", 1) * 3", "multiplying a string"),
         ("@sh \"a\"", "`@sh` is not available"),
         (".inputs | @base64", "`@base64` is not available"),
         ("label $out | 1, break $out", "`label` and `break` are not allowed"),
@@ -252,6 +266,49 @@ fn evaluation_stops_at_its_output_and_work_limits() {
     assert!(
         matches!(evaluate(named, &root), Err(ExpressionError::Failed(message)) if message.contains("deeper"))
     );
+}
+
+#[test]
+fn no_spelling_multiplies_a_string() {
+    let root = json!({"inputs": {
+        "text": "x", "n": 1_000_000_000_000_u64, "pair": ["x", 1e12], "of": {"a": "x", "b": 1e12}, "many": [1e6, 1e6, 1e6],
+    }});
+    for source in [
+        ".inputs.text * .inputs.n",
+        ".inputs.n * .inputs.text",
+        ".inputs.n as $n | .inputs.text | . * $n",
+        ".inputs.pair | .[0] * .[1]",
+        ".inputs.of | .a * .b",
+        ".inputs.of | .a *= 1e12",
+        ".inputs.of as {$a, $b} | $a * $b",
+        ".inputs.text as $s | $s * 1e12",
+        "(.inputs.text | ltrimstr(\"y\")) * 1e12",
+        "(.inputs.pair | first) * (.inputs.pair | last)",
+        "[.inputs.pair[0] | . * (1e6, 1e12)]",
+        "reduce .inputs.many[] as $n (.inputs.text; . * $n)",
+        "foreach .inputs.many[] as $n (.inputs.text; . * $n)",
+        ".inputs.pair | map(. * 1e12)",
+        "{(.inputs.text * 1e12): 1}",
+        ".inputs.of | with_entries(.key * 1e12)",
+        "try (.inputs.text * 1e12) catch error(.)",
+        "\"\\(.inputs.text * 1e12)\"",
+        "[.inputs.text] * 1e12",
+        ".inputs.text * 0",
+        ".inputs.text * -1",
+        ".inputs.text * null",
+        ".inputs.text * .inputs.text",
+    ] {
+        match evaluate(source, &root) {
+            Err(ExpressionError::Failed(why)) => {
+                assert!(
+                    why.contains("cannot be multiplied") || why.contains("is not defined"),
+                    "{source}: {why}"
+                );
+            }
+            other => panic!("{source}: {other:?}"),
+        }
+    }
+    assert_eq!(evaluate(".inputs.many | .[0] * .[1]", &root), Ok(json!(1_000_000_000_000_u64)));
 }
 
 #[test]
