@@ -133,9 +133,10 @@ pub(super) async fn run(given: Given<'_>) -> Result<Ran, EngineError> {
             .await
             .map_err(|error| StepError::from(error).into_engine_error("output")),
     };
-    let Ledger { mut receipts, nested, partial, llm } =
+    let Ledger { mut receipts, nested, mut partial, llm } =
         run.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
     receipts.extend(nested);
+    in_order(&pattern.steps, &mut partial);
     let bytes_seen = run.seen.into_inner();
     match output {
         Ok(output) => Ok(Ran { output, receipts, bytes_seen, partial, llm, is_suspended }),
@@ -644,6 +645,25 @@ impl<'a> Run<'a> {
     fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Puts what failed in the order of the file, each step once: which one ended first differs from run to run.
+fn in_order(steps: &[StepSpec], partial: &mut Vec<(String, String)>) {
+    fn note(steps: &[StepSpec], around: Option<&str>, ids: &mut Vec<String>) {
+        for step in steps {
+            ids.push(around.map_or_else(|| step.id.clone(), |around| format!("{around}.{}", step.id)));
+            step.children.iter().for_each(|block| note(block, Some(&step.id), ids));
+        }
+    }
+    if partial.len() < 2 {
+        return;
+    }
+    let mut ids = Vec::new();
+    note(steps, None, &mut ids);
+    partial.sort_by_cached_key(|(id, code)| {
+        (ids.iter().position(|known| known == id), id.clone(), code.clone())
+    });
+    partial.dedup_by(|later, first| later.0 == first.0);
 }
 
 /// Takes the value of the last step of `block` out of `root`.

@@ -12,7 +12,7 @@ use tmws::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::support::{Bench, around, request, value};
+use super::support::{Act, Bench, around, request, value};
 
 /// Sixteen thousand states, all of them reached by a text of `a` and `b`.
 const NASTY: &str = "(?:[ab]{1,90}){1,90}c";
@@ -169,4 +169,20 @@ async fn long_inputs_are_held_against_their_schema() {
     assert_eq!((error.kind, error.part.as_deref()), (ErrorKind::InvalidInput, Some("text")));
     let output = bench.output("t.input", json!({"text": "a".repeat(100_000)})).await;
     assert_eq!(output["n"], 1);
+}
+
+#[tokio::test]
+async fn what_failed_is_told_in_the_order_of_the_file() {
+    let steps = "  - {id: slow, uses: memory.search, timeout: 50ms, on_error: continue, with: {query: slow}}\n\
+                 \x20 - {id: quick, uses: control.assert, on_error: continue, with: {that: false, message: no}}\n\
+                 \x20 - id: each\n    uses: control.foreach\n    with:\n      items: [2, 1]\n      steps:\n\
+                 \x20       - {id: of, uses: control.assert, on_error: continue, with: {that: false, message: no}}\n\
+                 \x20 - {id: last, uses: control.assert, on_error: continue, with: {that: false, message: no}}";
+    let pattern = made("t.partial", steps, "${ {n: 1} }");
+    let bench = Bench::with(vec![pattern]).await;
+    bench.store.next([Act::Stall]);
+    let execution = bench.run("t.partial", json!({"text": "a"})).await.unwrap();
+    let partial = value(&execution)["partial"].as_object().unwrap();
+    assert_eq!(partial.keys().collect::<Vec<_>>(), ["slow", "quick", "each.of", "last"]);
+    assert_eq!((&partial["slow"], &partial["each.of"]), (&json!("deadline"), &json!("assertion_failed")));
 }
