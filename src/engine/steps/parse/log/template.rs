@@ -103,6 +103,14 @@ fn word(rest: &str, before: char) -> (usize, Option<&'static str>) {
     if hex {
         return (whole, Some("<hex>"));
     }
+    // A short one stands beside others that have no letter.
+    let short = (4..7).contains(&alone.len())
+        && alone.iter().all(u8::is_ascii_hexdigit)
+        && alone.iter().any(u8::is_ascii_digit)
+        && alone.iter().any(u8::is_ascii_alphabetic);
+    if short {
+        return (whole, Some("<n>"));
+    }
     // A long run of letters and digits mixed is an id.
     let mixed = alone.len() >= 16
         && alone.iter().filter(|byte| byte.is_ascii_digit()).count() >= 3

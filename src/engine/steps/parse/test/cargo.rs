@@ -1,10 +1,13 @@
 //! `cargo test` (libtest, all binaries and doc tests of a run) and `cargo nextest`.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    ops::Range,
+};
 
 use super::{
     super::lines::{milliseconds, place},
-    Block, Count, Failure, Report, Text, pairs,
+    Block, Count, Failure, Report, Text, is_in, pairs,
 };
 
 /// Most panics remembered by the thread that they were in.
@@ -157,31 +160,110 @@ fn doc_test(name: &str) -> Option<(&str, u64)> {
 
 /// Reads what `cargo test` prints.
 pub(super) fn libtest(lines: &Text<'_>) -> Option<Report> {
-    let looks = |line: &str| {
-        line.starts_with("test result: ")
-            || is_running(line)
-            || line.starts_with("error: could not compile `") && line.contains(" test)")
-            || line.starts_with("error: could not compile `") && line.contains(" test\"")
-    };
-    if !lines.iter().any(|line| looks(line)) {
+    let programs = Programs::of(lines);
+    let mut evidence: Vec<usize> = programs.begins.iter().chain(&programs.ends).copied().collect();
+    evidence.extend(lines.iter().enumerate().filter_map(|(index, line)| {
+        let failed = line.starts_with("error: could not compile `")
+            && (line.contains(" test)") || line.contains(" test\""));
+        failed.then_some(index)
+    }));
+    if evidence.is_empty() {
         return None;
     }
-    let mut reader = Libtest { report: Report::new("cargo"), ..Libtest::default() };
-    for line in lines {
-        reader.line(line);
+    let mut report = Report::new("cargo");
+    (report.evidence, report.runs) = (evidence, programs.runs.clone());
+    let mut reader = Libtest { report, programs, ..Libtest::default() };
+    for (index, line) in lines.iter().enumerate() {
+        reader.line(index, line);
     }
     Some(reader.end(lines))
 }
 
-fn is_running(line: &str) -> bool {
-    line.strip_prefix("running ")
-        .and_then(|rest| rest.strip_suffix(" tests").or_else(|| rest.strip_suffix(" test")))
-        .is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
+/// `running 3 tests`
+fn running(line: &str) -> Option<u64> {
+    let rest = line.strip_prefix("running ")?;
+    let n = rest.strip_suffix(" tests").or_else(|| rest.strip_suffix(" test"))?;
+    n.bytes().all(|byte| byte.is_ascii_digit()).then(|| n.parse().ok()).flatten()
+}
+
+/// How many tests a result is about.
+fn tests_of(line: &str) -> Option<u64> {
+    let counts = line.strip_prefix("test result: ")?;
+    let counts = counts.split_once(". ").map_or(counts, |(_, counts)| counts);
+    let ran = |word: &str| matches!(word, "passed" | "failed" | "ignored" | "measured");
+    Some(pairs(counts, ';').filter(|(_, word)| ran(word)).fold(0, |sum, (n, _)| sum.saturating_add(n)))
+}
+
+/// Which lines are those of test programs. Tests print lines that look alike; but a program says at its end as many tests as
+/// at its beginning, and what stands between the two is none of its own.
+#[derive(Default)]
+struct Programs {
+    /// `running 3 tests`.
+    begins: BTreeSet<usize>,
+    /// `test result: …`.
+    ends: BTreeSet<usize>,
+    /// The `failures:` that ends what the tests printed.
+    lists: BTreeSet<usize>,
+    /// From beginning to end.
+    runs: Vec<Range<usize>>,
+}
+
+impl Programs {
+    fn of(lines: &Text<'_>) -> Self {
+        let mut programs = Self::default();
+        let mut results: HashMap<u64, Vec<usize>> = HashMap::new();
+        let (mut all, mut beginnings, mut headers, mut lists) = (vec![], vec![], vec![], vec![]);
+        for (index, line) in lines.iter().enumerate() {
+            if let Some(n) = tests_of(line) {
+                results.entry(n).or_default().push(index);
+                all.push(index);
+            } else if let Some(n) = running(line) {
+                beginnings.push((index, n));
+            } else if line.starts_with("     Running ") || line.starts_with("   Doc-tests ") {
+                headers.push(index);
+            } else if &**line == "failures:" {
+                lists.push(index);
+            }
+        }
+        let after = |sorted: &[usize], line: usize| {
+            sorted.get(sorted.partition_point(|at| *at <= line)).copied().unwrap_or(lines.len())
+        };
+        let begins: Vec<usize> = beginnings.iter().map(|(index, _)| *index).collect();
+        let mut behind = 0;
+        for (begin, n) in &beginnings {
+            if *begin < behind {
+                continue;
+            }
+            programs.begins.insert(*begin);
+            let results = results.get(n).map_or(&[][..], Vec::as_slice);
+            let (limit, first) = (after(&headers, *begin), after(results, *begin));
+            if first >= limit {
+                continue;
+            }
+            // Of several the last one before something else begins.
+            let limit = limit.min(after(&begins, first));
+            let end = results[..results.partition_point(|at| *at < limit)].last().copied().unwrap_or(first);
+            programs.ends.insert(end);
+            programs.runs.push(*begin..end);
+            let list = lists[..lists.partition_point(|at| *at < end)].last().filter(|at| *at > begin);
+            programs.lists.extend(list);
+            behind = end;
+        }
+        // Where the beginning is cut off, an end stands alone.
+        let first = begins.first().copied().unwrap_or(lines.len());
+        for end in all.into_iter().take_while(|end| *end < first) {
+            programs.ends.insert(end);
+            let list = lists[..lists.partition_point(|at| *at < end)].last();
+            programs.lists.extend(list);
+        }
+        programs
+    }
 }
 
 #[derive(Default)]
 struct Libtest {
     report: Report,
+    programs: Programs,
     panics: Panics,
     section: Option<Section>,
     /// Tests whose line said FAILED since the last `running`, and how many said what.
@@ -199,7 +281,7 @@ struct Libtest {
 }
 
 impl Libtest {
-    fn line(&mut self, line: &str) {
+    fn line(&mut self, index: usize, line: &str) {
         if let Some(rest) = line.strip_prefix("---- ")
             && let Some(name) = rest.strip_suffix(" ----")
         {
@@ -208,20 +290,23 @@ impl Libtest {
             self.section = Some(Section::new(name));
             return;
         }
-        if let Some(rest) = line.strip_prefix("test result: ") {
+        if let Some(rest) = line.strip_prefix("test result: ").filter(|_| self.programs.ends.contains(&index))
+        {
             self.close();
             self.result(rest);
             return;
         }
         if let Some(section) = &mut self.section {
-            if line == "failures:" {
+            let ends = line == "failures:"
+                && (self.programs.lists.contains(&index) || !is_in(&self.programs.runs, index));
+            if ends {
                 self.close();
             } else {
                 section.line(line);
             }
             return;
         }
-        if is_running(line) {
+        if self.programs.begins.contains(&index) {
             self.abandon();
             self.running = true;
             self.announced = true;

@@ -6,7 +6,7 @@ mod javascript;
 mod node;
 mod python;
 
-use std::{borrow::Cow, collections::HashSet};
+use std::{borrow::Cow, collections::HashSet, ops::Range};
 
 use serde_json::{Map, Value};
 
@@ -51,6 +51,10 @@ pub(super) struct Report {
     failures: Vec<Failure>,
     failures_n: usize,
     truncated: bool,
+    /// Lines by which its tool was recognised.
+    evidence: Vec<usize>,
+    /// From where to where its tool ran, where both ends are said: what stands between was printed by tests.
+    runs: Vec<Range<usize>>,
 }
 
 impl Report {
@@ -90,6 +94,11 @@ impl Report {
         if self.error.is_none() {
             self.error = Some(cut(error.into().trim(), MESSAGE_BYTES_MAX));
         }
+    }
+
+    /// Whether all that looks like this tool stands in what tests of `other` printed.
+    fn is_within(&self, other: &Self) -> bool {
+        !self.evidence.is_empty() && self.evidence.iter().all(|line| is_in(&other.runs, *line))
     }
 
     /// Two runners, one after the other.
@@ -151,6 +160,11 @@ impl Failure {
     }
 }
 
+/// Whether `line` stands between the ends of one of `runs`, which are in order and apart.
+fn is_in(runs: &[Range<usize>], line: usize) -> bool {
+    runs.get(runs.partition_point(|run| run.end <= line)).is_some_and(|run| run.start < line)
+}
+
 #[derive(Clone, Copy)]
 enum Count {
     Passed,
@@ -180,20 +194,20 @@ const READERS: &[(&str, Reader, &[&str])] = &[
 pub(super) fn parse(text: &str, tool: Option<&str>) -> Report {
     let lines = Lines::of(text);
     let mut ruled_out: HashSet<&str> = HashSet::new();
-    let mut report: Option<Report> = None;
+    let mut reports: Vec<Report> = Vec::new();
     for (name, read, others) in READERS {
         if tool.is_some_and(|tool| tool != *name) || ruled_out.contains(name) {
             continue;
         }
         if let Some(read) = read(&lines.all) {
             ruled_out.extend(*others);
-            report = Some(match report {
-                None => read,
-                Some(report) => report.join(read),
-            });
+            reports.push(read);
         }
     }
-    let mut report = report.unwrap_or_default();
+    let outer: Vec<bool> =
+        reports.iter().map(|report| !reports.iter().any(|other| report.is_within(other))).collect();
+    let outer = reports.into_iter().zip(outer).filter_map(|(report, is_outer)| is_outer.then_some(report));
+    let mut report = outer.reduce(Report::join).unwrap_or_default();
     report.truncated |= lines.skipped > 0;
     report
 }

@@ -1,6 +1,9 @@
 //! pytest (any verbosity, `--tb` of any kind) and unittest.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use super::{
     super::lines::{milliseconds, number, place},
@@ -38,8 +41,7 @@ fn ending(text: &str) -> Option<(&str, &str)> {
                         | " warnings"
                         | " deselected"
                         | " rerun"
-                        | " subtests passed"
-                )
+                ) || word.starts_with(" subtests ")
             })
         });
     (fits && counted).then_some((counts, time))
@@ -124,25 +126,76 @@ fn python_frame(line: &str) -> Option<(&str, u64)> {
 
 /// Reads what pytest prints.
 pub(super) fn pytest(lines: &Text<'_>) -> Option<Report> {
-    let looks = |line: &str| {
-        ending(banner(line, '=').unwrap_or(line)).is_some()
-            || banner(line, '=').is_some_and(|title| {
-                matches!(title, "test session starts" | "short test summary info" | "FAILURES")
-            })
-    };
-    if !lines.iter().any(|line| looks(line)) {
+    let sessions = Sessions::of(lines);
+    if sessions.evidence.is_empty() {
         return None;
     }
-    let mut reader = Pytest { report: Report::new("pytest"), ..Pytest::default() };
-    for line in lines {
-        reader.line(line);
+    let mut report = Report::new("pytest");
+    (report.evidence, report.runs) = (sessions.evidence, sessions.runs);
+    let mut reader = Pytest { report, ends: sessions.ends, ..Pytest::default() };
+    for (index, line) in lines.iter().enumerate() {
+        reader.line(index, line);
     }
     Some(reader.end())
+}
+
+/// Which lines end a session; tests print lines that look alike.
+#[derive(Default)]
+struct Sessions {
+    ends: HashSet<usize>,
+    /// Lines that pytest is known by.
+    evidence: Vec<usize>,
+    /// From where to where tests ran or what they printed is shown.
+    runs: Vec<Range<usize>>,
+}
+
+impl Sessions {
+    fn of(lines: &Text<'_>) -> Self {
+        let mut sessions = Self::default();
+        // Where a session began, if it said so; where its details began; an end among them, which another one unmakes.
+        let (mut began, mut details, mut maybe) = (None, None, None);
+        for (index, line) in lines.iter().enumerate() {
+            let title = banner(line, '=');
+            if ending(title.unwrap_or(line)).is_some() {
+                sessions.evidence.push(index);
+                match (began, details) {
+                    (Some(_), _) | (None, Some(_)) => maybe = Some(index),
+                    (None, None) => drop(sessions.ends.insert(index)),
+                }
+                continue;
+            }
+            match title {
+                Some("test session starts") => {
+                    sessions.end(began.or(details), maybe.take());
+                    (began, details) = (Some(index), None);
+                }
+                Some("FAILURES" | "ERRORS") if details.is_none() => details = Some(index),
+                // Without a beginning an end that follows the summary is one, and another session may follow.
+                Some("short test summary info") if began.is_none() => {
+                    sessions.runs.extend(details.take().map(|details| details..index));
+                    maybe = None;
+                }
+                Some("FAILURES" | "ERRORS" | "short test summary info") => {}
+                _ => continue,
+            }
+            sessions.evidence.push(index);
+        }
+        sessions.end(began.or(details), maybe);
+        sessions
+    }
+
+    fn end(&mut self, began: Option<usize>, end: Option<usize>) {
+        self.ends.extend(end);
+        if let (Some(began), Some(end)) = (began, end) {
+            self.runs.push(began..end);
+        }
+    }
 }
 
 #[derive(Default)]
 struct Pytest {
     report: Report,
+    ends: HashSet<usize>,
     part: Part,
     details: Vec<Detail>,
     summary: Vec<(String, String)>,
@@ -156,12 +209,15 @@ struct Pytest {
 }
 
 impl Pytest {
-    fn line(&mut self, line: &str) {
-        let title = banner(line, '=');
+    fn line(&mut self, index: usize, line: &str) {
+        let mut title = banner(line, '=');
         if let Some((counts, time)) = ending(title.unwrap_or(line)) {
-            self.counts(counts, time);
-            self.part = Part::Progress;
-            return;
+            if self.ends.contains(&index) {
+                self.counts(counts, time);
+                self.part = Part::Progress;
+                return;
+            }
+            title = None;
         }
         if let Some(title) = title {
             self.untitled = true;
@@ -193,11 +249,14 @@ impl Pytest {
             }
             Part::Summary => {
                 let failed = line.strip_prefix("FAILED ").or_else(|| line.strip_prefix("ERROR "));
-                if let Some(rest) = failed
+                let failed = match failed {
+                    Some(rest) => Some(split_summary(rest)).map(|(id, said)| (id.to_owned(), said)),
+                    None => subtest(line),
+                };
+                if let Some((id, message)) = failed
                     && self.summary.len() < super::FAILURES_MAX
                 {
-                    let (id, message) = split_summary(rest);
-                    self.summary.push((id.to_owned(), message.to_owned()));
+                    self.summary.push((id, message.to_owned()));
                 }
             }
             Part::Progress => self.progress(line),
@@ -237,6 +296,11 @@ impl Pytest {
             "SKIPPED" | "XFAIL" => self.skipped_seen += 1,
             "FAILED" | "ERROR" if self.progress.len() < super::FAILURES_MAX => {
                 self.progress.push(id.to_owned());
+            }
+            word if word.starts_with("SUBFAIL") && self.progress.len() < super::FAILURES_MAX => {
+                let label = rest.trim_start_matches(|char: char| char.is_ascii_uppercase());
+                let label = label.rsplit_once(" [").map_or(label, |(label, _)| label).trim();
+                self.progress.push(format!("{id} {label}"));
             }
             _ => {}
         }
@@ -327,6 +391,15 @@ fn plain_title(title: &str) -> &str {
         .unwrap_or(title)
 }
 
+/// `SUBFAILED[label] (n=2) a.py::test - assert 1`: the id with what names the subtest behind it, and the message.
+fn subtest(line: &str) -> Option<(String, &str)> {
+    let rest = line.strip_prefix("SUBFAIL")?;
+    let rest = rest.strip_prefix("ED").unwrap_or(rest);
+    let id = rest[..rest.find("::")?].rfind(' ')?;
+    let (label, (id, message)) = (rest[..id].trim(), split_summary(&rest[id + 1..]));
+    Some((format!("{id} {label}").trim_end().to_owned(), message))
+}
+
 /// `a.py::test[x - y] - assert 1`: the id ends where a dash stands outside brackets.
 fn split_summary(text: &str) -> (&str, &str) {
     let mut depth = 0_usize;
@@ -352,15 +425,30 @@ pub(super) fn unittest(lines: &Text<'_>) -> Option<Report> {
             .filter(|(_, rest)| rest.starts_with(" test") && rest.contains(" in "))
             .map(|(n, rest)| (n, rest.rsplit_once(" in ").map_or("", |(_, time)| time).to_owned()))
     };
-    if !lines.iter().any(|line| ran(line).is_some()) {
+    // The line stands under a rule; one that a test printed does not.
+    let ends: Vec<usize> = (1..lines.len())
+        .filter(|index| ran(&lines[*index]).is_some() && is_rule(&lines[index - 1], b'-'))
+        .collect();
+    if ends.is_empty() {
         return None;
     }
     let mut report = Report::new("unittest");
+    report.evidence.clone_from(&ends);
+    // Whether the result is still to come, which stands below.
+    let mut ended = false;
     let mut total = 0;
     let mut open: Option<Told> = None;
     let mut after_rule = false;
-    for line in lines {
+    for (index, line) in lines.iter().enumerate() {
         let line: &str = line;
+        let unexpected = line.strip_prefix("UNEXPECTED SUCCESS: ");
+        if let Some(header) = unexpected.filter(|_| after_rule) {
+            // They are listed under one rule.
+            close_unittest(&mut report, open.take());
+            let said = "unexpected success".to_owned();
+            close_unittest(&mut report, Some((header.trim().to_owned(), Block::default(), Vec::new(), said)));
+            continue;
+        }
         let header = line.strip_prefix("FAIL: ").or_else(|| line.strip_prefix("ERROR: "));
         if let Some(header) = header.filter(|_| after_rule) {
             close_unittest(&mut report, open.take());
@@ -368,12 +456,17 @@ pub(super) fn unittest(lines: &Text<'_>) -> Option<Report> {
             after_rule = false;
             continue;
         }
-        after_rule = line.len() >= 40 && line.bytes().all(|byte| byte == b'=');
-        if let Some((n, time)) = ran(line) {
+        after_rule = is_rule(line, b'=');
+        if let Some((n, time)) = ran(line).filter(|_| ends.binary_search(&index).is_ok()) {
             close_unittest(&mut report, open.take());
             total += n;
             report.last_for(milliseconds(&time));
-        } else if let Some(rest) = line.strip_prefix("FAILED (").or_else(|| line.strip_prefix("OK (")) {
+            ended = true;
+        } else if let Some(rest) = line
+            .strip_prefix("FAILED (")
+            .or_else(|| line.strip_prefix("OK ("))
+            .filter(|_| std::mem::take(&mut ended))
+        {
             for pair in rest.trim_end_matches(')').split(", ") {
                 let Some((word, n)) = pair.split_once('=') else { continue };
                 let n = n.parse().unwrap_or(0);
@@ -384,7 +477,7 @@ pub(super) fn unittest(lines: &Text<'_>) -> Option<Report> {
                 }
             }
         } else if let Some((_, block, frames, message)) = &mut open {
-            if line.len() >= 40 && line.bytes().all(|byte| byte == b'-') {
+            if is_rule(line, b'-') {
                 continue;
             }
             block.push(line);
@@ -408,6 +501,11 @@ pub(super) fn unittest(lines: &Text<'_>) -> Option<Report> {
     let others = report.failed + report.skipped;
     report.count(Count::Passed, u64::saturating_sub(total, others));
     Some(report)
+}
+
+/// `======…`
+fn is_rule(line: &str, sign: u8) -> bool {
+    line.len() >= 40 && line.bytes().all(|byte| byte == sign)
 }
 
 fn close_unittest(report: &mut Report, open: Option<Told>) {
