@@ -108,7 +108,9 @@ fn indented(text: &str, language: Language) -> Vec<Symbol> {
             }
         }
         let counts = around.iter().all(|(_, holds)| *holds);
-        let look = looks(language).iter().find_map(|look| Some((look, look.regex.captures(code)?)));
+        // What a line says of itself stands at its beginning.
+        let begins = &code[..code.floor_char_boundary(LINE_BYTES_MAX)];
+        let look = looks(language).iter().find_map(|look| Some((look, look.regex.captures(begins)?)));
         let Some((look, captures)) = look else { continue };
         if counts && code.len() <= LINE_BYTES_MAX {
             let name = captures.name("name").map_or("", |name| name.as_str());
@@ -130,19 +132,19 @@ fn braced(path: &Path, text: &str, language: Language) -> Vec<Symbol> {
     let header =
         path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| ending.starts_with('h'));
     let mut found: Vec<Symbol> = Vec::new();
-    // One entry a brace that is open: whether definitions in it count.
-    let mut braces: Vec<bool> = Vec::new();
+    // One entry a brace that is open.
+    let mut braces: Vec<Body> = Vec::new();
     let mut opaque = 0_usize;
     let mut parens = 0_usize;
     // Where the brace of the last definition is, and what it opens.
-    let mut awaited: Option<(usize, bool)> = None;
+    let mut awaited: Option<(usize, Body)> = None;
     // Where the signature of the last definition ends: the lines up to there are it.
     let mut taken = 0;
     for (index, (start, end)) in lines(&masked).enumerate() {
         let line = &masked[start..end];
         let indent = line.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         if opaque == 0 && parens == 0 && start >= taken && end - start <= LINE_BYTES_MAX {
-            let depth = braces.len();
+            let depth = braces.iter().filter(|body| **body == Body::Members).count();
             if let Some((look, name)) = definition(&masked[start + indent..end], language, depth) {
                 let stop = signature_end(&masked, start + indent, look.ends);
                 let closing = masked.get(stop).copied().unwrap_or(b'\n');
@@ -160,19 +162,27 @@ fn braced(path: &Path, text: &str, language: Language) -> Vec<Symbol> {
                         });
                     }
                     let brace = if closing == b'{' { Some(stop) } else { None };
-                    awaited = brace.map(|brace| (brace, look.holds && !tests));
+                    let body = if look.holds && !tests { Body::Members } else { Body::Opaque };
+                    awaited = brace.map(|brace| (brace, body));
                 }
+            } else if language == Language::Rust
+                && let Some(brace) =
+                    wrapped(&masked[start + indent..end], braces.last() == Some(&Body::Wrapped))
+            {
+                awaited = Some((start + indent + brace, Body::Wrapped));
             }
         }
         for (offset, byte) in line.iter().enumerate() {
             match byte {
                 b'{' => {
-                    let holds = awaited.is_some_and(|(at, holds)| at == start + offset && holds);
-                    opaque += usize::from(!holds);
-                    braces.push(holds);
+                    let body = awaited
+                        .filter(|(at, _)| *at == start + offset)
+                        .map_or(Body::Opaque, |(_, body)| body);
+                    opaque += usize::from(body == Body::Opaque);
+                    braces.push(body);
                 }
                 b'}' => {
-                    if braces.pop() == Some(false) {
+                    if braces.pop() == Some(Body::Opaque) {
                         opaque -= 1;
                     }
                     // A bracket left open within what closes was none.
@@ -187,6 +197,31 @@ fn braced(path: &Path, text: &str, language: Language) -> Vec<Symbol> {
         }
     }
     found
+}
+
+/// What stands between two braces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Body {
+    /// Definitions in it do not count.
+    Opaque,
+    /// Definitions in it count as its members.
+    Members,
+    /// Definitions in it count as if the braces were not there.
+    Wrapped,
+}
+
+/// Where the brace is of a macro of Rust that is called where items stand, so that its body holds items: `cfg_rt! {`,
+/// and within one the branches of `cfg_if!`.
+fn wrapped(line: &[u8], within: bool) -> Option<usize> {
+    let line = line.trim_ascii_end();
+    let before = line.strip_suffix(b"{")?.trim_ascii_end();
+    let brace = line.len() - 1;
+    if within && (before.starts_with(b"if #[") || before.starts_with(b"} else")) {
+        return Some(brace);
+    }
+    let name = before.strip_suffix(b"!")?;
+    let is_path = name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(byte));
+    (is_path && name.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_')).then_some(brace)
 }
 
 /// The definition that a line of code begins.
