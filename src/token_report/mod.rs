@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, path::Path};
 
 pub use count::{Aggregate, Figures, Policy, Report, Row};
 pub use data::{Class, HostKind, Size, Task};
-pub use print::{markdown, summary, text};
+pub use print::{markdown, summary, tasks, text};
 
 /// Sessions of so many tasks, over which definitions are spread.
 pub const SESSIONS: [usize; 3] = [1, 5, 20];

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{Arm, Figures, HostKind, Policy, Report, Row, SESSIONS};
+use super::{
+    Arm, Figures, HostKind, Policy, Report, Row, SESSIONS,
+    count::{GATE_SESSION, SMALL_EXCESS_MAX},
+};
 
 const HEAD: [&str; 9] = ["task", "size", "class", "A", "A+", "C", "B", "B against A+", "B against C"];
 
@@ -78,6 +81,22 @@ fn verdict(report: &Report) -> String {
     format!("The gate is NOT passed: {}.", failures.join("; "))
 }
 
+/// What the gate says of small tasks, none of them left out.
+fn small_tasks(report: &Report) -> String {
+    let each: Vec<String> = [Arm::ServersWithGrep, Arm::Shell]
+        .into_iter()
+        .filter_map(|theirs| {
+            let (task, excess) = report.worst_small(theirs)?;
+            Some(format!("{} against {} ({task})", percent(Some(-excess)), theirs.label()))
+        })
+        .collect();
+    format!(
+        "Of the small tasks the worst is {} at K = {GATE_SESSION}; the gate allows {}.",
+        each.join(" and "),
+        percent(Some(-SMALL_EXCESS_MAX))
+    )
+}
+
 fn definitions(report: &Report) -> String {
     let each: Vec<String> = report
         .definitions
@@ -110,6 +129,27 @@ pub fn summary(report: &Report) -> String {
     text
 }
 
+/// Each task in a row, with those that cost more than the shell named, for the front page.
+#[must_use]
+pub fn tasks(report: &Report, session: usize) -> String {
+    /// Columns of [`cells`] that are shown: promoted tools and plain servers are left to the whole report.
+    const SHOWN: [&str; 8] = ["task", "size", "class", "A+", "C", "B", "B against A+", "B against C"];
+    let all = head(false);
+    let short = |cells: Vec<String>| -> Vec<String> {
+        let shown = all.iter().zip(cells).filter(|(name, _)| SHOWN.contains(&name.as_str()));
+        shown.map(|(_, cell)| cell).collect()
+    };
+    let mut text = format!("{}\n\n{}\n\n", verdict(report), small_tasks(report));
+    for line in losers_by_session(report) {
+        let _ = writeln!(text, "{line}\n");
+    }
+    let _ = writeln!(text, "<details>\n<summary>Every task, tokens at its end, K = {session}</summary>\n");
+    let rows: Vec<Vec<String>> = report.rows.iter().map(|row| short(cells(row, session, false))).collect();
+    markdown_table(&mut text, &short(all.clone()), &rows);
+    text.push_str("\n</details>\n");
+    text
+}
+
 /// The whole report for a document; no figure in it differs between two runs over the same texts.
 #[must_use]
 pub fn markdown(report: &Report, session: usize) -> String {
@@ -117,7 +157,12 @@ pub fn markdown(report: &Report, session: usize) -> String {
     let mut text = format!("{}\n\n", verdict(report));
     let head_of_summary: Vec<String> = SUMMARY_HEAD.iter().map(|&cell| cell.to_owned()).collect();
     markdown_table(&mut text, &head_of_summary, &totals(report));
-    let _ = write!(text, "\n{}\n\nTokens at the end of each task, K = {session}:\n\n", definitions(report));
+    let _ = write!(
+        text,
+        "\n{}\n\n{}\n\nTokens at the end of each task, K = {session}:\n\n",
+        small_tasks(report),
+        definitions(report)
+    );
     let rows: Vec<Vec<String>> = report.rows.iter().map(|row| cells(row, session, promoted)).collect();
     markdown_table(&mut text, &head(promoted), &rows);
     let losers: Vec<String> = report
@@ -207,6 +252,7 @@ pub fn text(report: &Report, session: usize) -> (Vec<Vec<Vec<String>>>, Vec<Stri
         vec!["Turns, input, bytes and milliseconds stand for A+ / C / B.".to_owned(), definitions(report)];
     lines.extend(losers_by_session(report));
     lines.extend([
+        small_tasks(report),
         policies(report),
         format!(
             "Scripted, no model ran; o200k_base; definitions spread over K tasks ({session} here, of {SESSIONS:?}).",

@@ -43,6 +43,7 @@ const README: &[Part] = &[
     ("error codes", error_codes),
     ("exit codes", exit_codes),
     ("tokens", || token_report::summary(&REPORT)),
+    ("tokens by task", || token_report::tasks(&REPORT, 5)),
     ("example docs.drafts", || example("docs.drafts")),
 ];
 
