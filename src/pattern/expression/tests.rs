@@ -331,7 +331,7 @@ fn a_regex_on_a_long_text_stops_at_the_deadline() {
         let result = expression.evaluate(&root, started + Duration::from_millis(300), 1 << 20);
         let elapsed = started.elapsed();
         assert_eq!(result, Err(ExpressionError::Deadline), "{source}");
-        assert!(elapsed < Duration::from_millis(1300), "{source}: {elapsed:?}");
+        assert!(elapsed < Duration::from_secs(4), "{source}: {elapsed:?}");
     }
 }
 
