@@ -1,5 +1,6 @@
 //! From a query in words to a pattern: one pass over all triggers; only a unique match of highest priority runs.
 
+mod closed;
 mod explain;
 mod extract;
 mod glossary;
@@ -8,8 +9,10 @@ mod literal;
 mod place;
 mod positions;
 mod recent;
+mod said;
 mod score;
 mod trigger;
+mod value;
 
 use std::sync::{Arc, OnceLock};
 
@@ -27,6 +30,8 @@ pub(crate) use trigger::{Matcher, TriggerIndex};
 pub const CANDIDATES_MAX: usize = 3;
 /// Bytes of a query that are looked at.
 const QUERY_BYTES_MAX: usize = 4 << 10;
+/// Patterns of lower priority that are asked whether they are meant too.
+const BESIDE_MAX: usize = 8;
 /// Half of the patterns whose inputs' schemas are kept compiled.
 const FORMS_HALF: usize = 64;
 
@@ -62,7 +67,7 @@ pub struct RouteCandidate {
 pub enum Why {
     /// No trigger matches, of patterns that a query may run.
     NoMatch,
-    /// These match with the same, highest priority.
+    /// These match with the same, highest priority, or in different places of the query.
     Competing(Vec<String>),
     /// A pattern that writes or executes matches as well, with no lower priority or no later in the query.
     Effectful(String),
@@ -70,7 +75,7 @@ pub enum Why {
     Missing(Vec<String>),
     /// The query says a value that does not fit.
     Unfit,
-    /// The query says a time or place that no input takes.
+    /// The query says a time, a place or a word that no input takes.
     Ignored(String),
     /// The query says not to.
     Negated(String),
@@ -180,10 +185,20 @@ impl Router {
             let is_first = || self.filled(*other, query).begins() <= filled.begins();
             self.patterns[*other].effect != Effect::ReadOnly && (priority(*other) >= highest || is_first())
         });
+        // "What did we decide about ports, and what changed?" asks twice.
+        let mut others = matched.iter().map(|(other, _)| *other).filter(|other| *other != index);
+        let beside = || {
+            let other = others
+                .by_ref()
+                .take(BESIDE_MAX)
+                .find(|other| filled.is_beside(&self.filled(*other, query)))?;
+            Some(Why::Competing(vec![self.patterns[index].name.clone(), self.patterns[other].name.clone()]))
+        };
         let why = match effectful {
             Some(other) => Some(Why::Effectful(self.patterns[other].name.clone())),
             None => intent::objection(query, &filled)
-                .or_else(|| filled.obstacle(&self.patterns[index], &self.forms(index), query)),
+                .or_else(|| filled.obstacle(&self.patterns[index], &self.forms(index), query))
+                .or_else(beside),
         };
         Decision { matched, best: Some((index, by, filled)), why }
     }

@@ -96,7 +96,9 @@ impl std::fmt::Display for Why {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NoMatch => write!(f, "no trigger of a pattern that a query may run matches"),
-            Self::Competing(names) => write!(f, "{} match with the same priority", names.join(", ")),
+            Self::Competing(names) => {
+                write!(f, "{} match, and none of them before the others", names.join(", "))
+            }
             Self::Effectful(name) => write!(f, "{name}, which writes or runs programs, matches as well"),
             Self::Missing(inputs) => {
                 write!(f, "the query does not say {}, which is required", inputs.join(", "))

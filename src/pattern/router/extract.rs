@@ -14,8 +14,9 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Why, place,
+    Why, closed, place, said,
     trigger::{Matcher, words},
+    value,
 };
 use crate::pattern::{Pattern, inputs_with_defaults, trigger::CompiledRegex};
 
@@ -44,10 +45,13 @@ static BOUND: LazyLock<Regex> = LazyLock::new(|| {
     .expect("a constant regex (tested)")
 });
 
-/// Words that may be a path: they have a slash, or a name and an extension.
+/// Words that may be a path: they have a slash, if only at their end, or a name and an extension.
 static PATH: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?:[\w.~-]*/[\w./~-]*[\w~-][\w./~-]*|\b[\w-]{2,}(?:\.[\w-]+)*\.[A-Za-z][A-Za-z0-9]{0,4}\b)")
-        .expect("a constant regex (tested)")
+    Regex::new(concat!(
+        r"(?:[\w.~-]*/[\w./~-]*[\w~-][\w./~-]*|[\w.~-]*[\w~-]/\B",
+        r"|\b[\w-]{2,}(?:\.[\w-]+)*\.[A-Za-z][A-Za-z0-9]{0,4}\b)",
+    ))
+    .expect("a constant regex (tested)")
 });
 
 /// Words with a slash that are no paths.
@@ -80,6 +84,7 @@ pub(super) struct Forms {
     whole: Option<Validator>,
     /// Of inputs that a query may fill and that have a form.
     each: HashMap<String, Validator>,
+    pub(super) vocabulary: said::Vocabulary,
 }
 
 impl Forms {
@@ -96,6 +101,7 @@ impl Forms {
         Self {
             whole: compile(&pattern.inputs),
             each: formed.filter_map(|(name, property)| Some((name.clone(), compile(property)?))).collect(),
+            vocabulary: said::Vocabulary::of(pattern),
         }
     }
 }
@@ -109,6 +115,10 @@ pub(super) struct Filled {
     used: Vec<(usize, usize)>,
     /// Where phrases and regexes matched.
     pub(super) trigger: Vec<(usize, usize)>,
+    /// What of that their own words matched, not wildcards or groups.
+    literal: Vec<(usize, usize)>,
+    /// Inputs that a regex took from words that are no value, and those words.
+    refused: Vec<(String, (usize, usize))>,
     /// The query says a number that the pattern does not take.
     unfit: bool,
 }
@@ -121,19 +131,25 @@ impl Filled {
         regexes: &[Arc<CompiledRegex>],
         query: &str,
     ) -> Self {
-        let mut filled = Self { trigger: Matcher::phrase_of(pattern, query), ..Self::default() };
+        let phrases = Matcher::phrase_of(pattern, query);
+        let mut filled = Self { trigger: phrases.clone(), literal: phrases, ..Self::default() };
         let mut groups = Vec::new();
         for found in regexes.iter().filter_map(|regex| regex.captures(query)) {
             filled.trigger.push(found.whole);
+            filled.literal.extend(found.literal());
             groups.extend(found.groups);
         }
         let Some(properties) = pattern.inputs["properties"].as_object() else { return filled };
-        for (name, (start, end)) in groups {
-            let Some(property) = properties.get(&name) else { continue };
-            // A sentence's end is not part of what it names.
-            let text = query[start..end].trim_end_matches(['?', '!', ',', ';', ' ']);
-            if let Some(value) = typed(property, text).filter(|_| !filled.inputs.contains_key(&name)) {
-                filled.take(name, value, "group", (start, start + text.len()));
+        for (name, span) in groups {
+            let Some(property) = properties.get(&name).filter(|_| !filled.inputs.contains_key(&name)) else {
+                continue;
+            };
+            let value = value::of(query, span, property);
+            match value.and_then(|(start, end)| Some((typed(property, &query[start..end])?, (start, end)))) {
+                Some((value, span)) => filled.take(name, value, "group", span),
+                // "please" is no value, and nothing is lost with it.
+                None if words(&query[span.0..span.1]).iter().all(|word| closed::is_polite(&word.text)) => {}
+                None => filled.refused.push((name, span)),
             }
         }
         let wanted: Vec<_> = properties
@@ -162,6 +178,7 @@ impl Filled {
                 filled.take((*name).clone(), value, "rest", span);
             }
         }
+        filled.refused.retain(|(name, _)| !filled.inputs.contains_key(name));
         filled
     }
 
@@ -181,12 +198,48 @@ impl Filled {
         self.trigger.iter().chain(&self.used).any(|(from, upto)| start < *upto && *from < end)
     }
 
+    /// Whether a trigger's own words matched there, or an input took it.
+    pub(super) fn is_taken(&self, start: usize, end: usize) -> bool {
+        self.is_literal(start, end) || self.is_used(start, end)
+    }
+
+    /// The input in words that took it.
+    pub(super) fn text_input(&self, start: usize, end: usize) -> Option<(usize, usize)> {
+        let mut texts = self.sources.iter().filter(|(_, how, _)| ["group", "rest"].contains(how));
+        texts.find_map(|(_, _, (from, upto))| (start < *upto && *from < end).then_some((*from, *upto)))
+    }
+
+    /// Whether a trigger's own words matched there.
+    pub(super) fn is_literal(&self, start: usize, end: usize) -> bool {
+        self.literal.iter().any(|(from, upto)| start < *upto && *from < end)
+    }
+
+    #[cfg(test)]
+    pub(super) fn triggered(span: (usize, usize)) -> Self {
+        Self { trigger: vec![span], literal: vec![span], ..Self::default() }
+    }
+
+    /// Whether `other` was triggered by something that means nothing to this one.
+    pub(super) fn is_beside(&self, other: &Self) -> bool {
+        let is_known = |(start, end): &(usize, usize)| self.is_spoken_for(*start, *end);
+        !other.literal.is_empty() && !other.literal.iter().any(is_known)
+    }
+
     /// The first unused path, else the first unused place.
     fn path(&self, query: &str) -> Option<(Value, (usize, usize))> {
+        // A branch may have a slash too.
+        const OF_REVISIONS: &[&str] =
+            &["against", "branch", "by", "commit", "from", "on", "since", "tag", "to", "versus", "vs"];
+        let is_revision = |start: usize| {
+            let before = words(&query[..start]);
+            before.last().is_some_and(|word| OF_REVISIONS.contains(&word.text.as_str()))
+        };
         let path = PATH
             .find_iter(query)
-            .filter(|found| is_path(found.as_str()))
-            .map(|found| (found.start(), found.start() + found.as_str().trim_end_matches('.').len()));
+            .filter(|found| is_path(found.as_str()) && !is_revision(found.start()))
+            .map(|found| (found.start(), found.start() + found.as_str().trim_end_matches('.').len()))
+            // A folder is the same without its last slash.
+            .map(|(start, end)| (start, start + query[start..end].trim_end_matches('/').len().max(1)));
         let places =
             place::places(query).into_iter().filter(|place| place.is_certain).map(|place| place.span);
         let (start, end) = path.chain(places).find(|(start, end)| !self.is_used(*start, *end))?;
@@ -201,7 +254,8 @@ impl Filled {
             .find_map(|found| Some((json!(place::span(found.as_str())?), (found.start(), found.end()))))
     }
 
-    fn is_used(&self, start: usize, end: usize) -> bool {
+    /// Whether an input took it.
+    pub(super) fn is_used(&self, start: usize, end: usize) -> bool {
         self.used.iter().any(|(from, upto)| start < *upto && *from < end)
     }
 
@@ -232,8 +286,6 @@ impl Filled {
 
     /// What the query says beside its trigger and what is used: the stretch after the trigger, else the longest.
     fn rest<'q>(&self, query: &'q str) -> Option<(&'q str, (usize, usize))> {
-        const POINTING: &[&str] =
-            &["it", "this", "that", "these", "those", "them", "here", "there", "something"];
         const LEADING: &[&str] = &[
             "about",
             "on",
@@ -270,9 +322,10 @@ impl Filled {
                 open = true;
             }
         }
-        stretches.retain(|(start, end)| {
-            words(&query[*start..*end]).iter().any(|word| !POINTING.contains(&word.text.as_str()))
-        });
+        for stretch in &mut stretches {
+            *stretch = value::stretched(query, value::topic(query, *stretch));
+        }
+        stretches.retain(|(start, end)| value::is_said(query, (*start, *end)));
         let trigger_end = trigger.iter().map(|(_, end)| *end).max().unwrap_or(0);
         let after = stretches.iter().find(|(start, _)| *start >= trigger_end && trigger_end > 0).copied();
         let longest =
@@ -291,14 +344,16 @@ impl Filled {
             .collect()
     }
 
-    /// Why the pattern cannot run on this, if it cannot: something is missing, does not fit, or the query said a time or
-    /// place that would be ignored.
+    /// Why the pattern cannot run on this, if it cannot: something is missing, does not fit, or the query said what would
+    /// be ignored.
     pub(super) fn obstacle(&self, pattern: &Pattern, forms: &Forms, query: &str) -> Option<Why> {
         let missing = self.missing(pattern);
         if !missing.is_empty() {
             return Some(Why::Missing(missing));
         }
-        if let Some(ignored) = self.ignored(query) {
+        let refused = self.refused.first().map(|(_, (start, end))| query[*start..*end].trim());
+        let ignored = refused.or_else(|| self.ignored(query));
+        if let Some(ignored) = ignored.or_else(|| said::beside(query, self, &forms.vocabulary)) {
             return Some(Why::Ignored(ignored.to_owned()));
         }
         let whole = inputs_with_defaults(&pattern.inputs, self.inputs.clone());
@@ -306,7 +361,7 @@ impl Filled {
         (self.unfit || !fits).then_some(Why::Unfit)
     }
 
-    /// The first time, path or place of `query` that nothing takes.
+    /// The first time, path, place or quotation of `query` that nothing takes.
     pub(super) fn ignored<'q>(&self, query: &'q str) -> Option<&'q str> {
         let paths = PATH.find_iter(query).filter(|found| is_path(found.as_str()));
         let places = place::places(query).into_iter().map(|place| place.span);
@@ -315,7 +370,7 @@ impl Filled {
             .filter_map(|found| ["what", "until", "when", "which"].iter().find_map(|name| found.name(name)));
         // A word of the trigger is taken by it: `since we last spoke` may be a phrase.
         let of_trigger =
-            |start: usize, end: usize| self.trigger.iter().any(|(from, upto)| *from <= start && end <= *upto);
+            |start: usize, end: usize| self.literal.iter().any(|(from, upto)| *from <= start && end <= *upto);
         let bounds = bounds
             .map(|found| (found.start(), found.end()))
             .filter(|(start, end)| !of_trigger(*start, *end))
@@ -326,6 +381,7 @@ impl Filled {
             .map(|found| (found.start(), found.end()))
             .chain(places)
             .chain(bounds)
+            .chain(value::quoted(query).into_iter().filter(|(start, end)| start < end))
             .find(|(start, end)| !self.is_used(*start, *end))
             .map(|(start, end)| &query[start..end])
     }

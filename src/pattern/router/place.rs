@@ -129,10 +129,17 @@ pub(super) fn places(query: &str) -> Vec<Place> {
             return None;
         }
         let is_number = lower.chars().all(|char| char.is_ascii_digit());
-        let is_certain = !NO_FOLDER.contains(&lower.as_str()) && !is_number;
+        // "in Hungary"
+        let is_name = !has_noun && is_name(word.as_str());
+        let is_certain = !NO_FOLDER.contains(&lower.as_str()) && !is_number && !is_name;
         Some(Place { span: (word.start(), word.end()), is_certain })
     });
     found.collect()
+}
+
+/// Whether a word is written as a name is.
+fn is_name(word: &str) -> bool {
+    word.starts_with(char::is_uppercase) && word.chars().skip(1).all(char::is_lowercase)
 }
 
 static AMOUNT: LazyLock<Regex> = LazyLock::new(|| {
@@ -205,6 +212,8 @@ mod tests {
             ("list todos in the engine folder", Some(("engine", true))),
             ("what changed in rust", Some(("rust", false))),
             ("what changed in 2024?", Some(("2024", false))),
+            ("what changed in Hungary?", Some(("Hungary", false))),
+            ("what changed in the Makefile folder?", Some(("Makefile", true))),
             ("in which language", None),
             ("todos under benches and tests", Some(("benches", true))),
         ] {

@@ -69,7 +69,7 @@ fn terms(text: &str) -> impl Iterator<Item = String> {
 }
 
 /// Cuts the commonest English endings, so that "commits" finds "commit".
-fn stem(word: &str) -> String {
+pub(super) fn stem(word: &str) -> String {
     for (ending, rest_min) in [("ing", 4), ("ed", 4), ("ies", 3), ("es", 4), ("s", 3), ("e", 4)] {
         if let Some(rest) = word.strip_suffix(ending)
             && rest.chars().count() >= rest_min
