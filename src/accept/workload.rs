@@ -296,8 +296,14 @@ type: infrastructure
 description: Tell the motto of the harbour. Use when somebody asks for it.
 triggers:
   phrases: [harbour motto]
+  regex: ['(?i)\\bharbour motto of the (?P<ship>[\\w-]+)']
   priority: 70
   auto: read-only
+inputs:
+  type: object
+  additionalProperties: false
+  properties:
+    ship: {type: string, maxLength: 80, description: Whose harbour it is}
 steps:
   - {id: motto, uses: data.jq, with: {filter: '\"every ship comes home\"', input: null}}
 output:
