@@ -125,6 +125,7 @@ fn pace(took: Duration, expected: Duration) -> f64 {
 
 /// `None` where the run was interrupted meanwhile.
 async fn one(row: &'static Row, options: &Options, stage: &Stage, longest: Duration) -> Option<Ran> {
+    stage.begins(row.id);
     let begun = Instant::now();
     let told = |verdict, why: String| {
         Some(Ran { row, verdict, seen: Seen::default(), why: Some(why), elapsed: begun.elapsed() })

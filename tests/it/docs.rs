@@ -427,7 +427,6 @@ fn sabotages() -> String {
         let scenario = SCENARIOS.iter().find(|scenario| scenario.id == row.id).unwrap();
         let said = |&red: &&str| if scenario.figure(red).is_some() { code(red) } else { red.to_owned() };
         let red: Vec<String> = row.red.iter().map(said).collect();
-        let red = [red, row.neighbours.iter().map(|id| format!("{id} as well")).collect()].concat();
         vec![row.id.to_owned(), row.how.to_owned(), red.join("; ")]
     });
     table(&["id", "what is made wrong", "what is red by it"], rows)

@@ -24,7 +24,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "the second of the servers that should share a store has one of its own",
             red: &["two servers: what A has, at B", "two servers: after it, at B"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::works_in(setup, "_r1_") && setup.redis.is_some()),
                 setup: Some(|setup, number| {
                     if number == 1 {
                         setup.store = Where::File;
@@ -39,7 +38,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "a proxy between the second server and Redis holds a part of what Redis tells of changes back for 250 ms",
             red: &["p95"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::works_in(setup, "_r2_")),
                 redis: Some(|proxy, number| {
                     if number == 1 {
                         spoil::late_news::<250>(proxy);
@@ -53,11 +51,7 @@ pub(super) fn rows() -> Vec<Row> {
             id: "R3",
             how: "a trigger in the database keeps the count of writes from rising, by which answers are known to be old",
             red: &["stale"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::works_in(setup, "_r3_")),
-                sql: Some(STOPPED),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { sql: Some(STOPPED), ..Sabotage::default() },
             ..Row::default()
         },
         Row {
@@ -78,7 +72,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "a proxy before Redis turns its word for being full into one for any error",
             red: &["a full Redis that refuses is degraded, and says why"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::works_in(setup, "_r5_")),
                 redis: Some(|proxy, _| spoil::replace_in_answers(proxy, "-OOM ", "-ERR ")),
                 ..Sabotage::default()
             },
@@ -88,22 +81,14 @@ pub(super) fn rows() -> Vec<Row> {
             id: "R6",
             how: "a proxy before the servers ends the connections of their clients once Redis is gone",
             red: &["failed"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::works_in(setup, "_r6_")),
-                clients: Some(spoil::cut_without_redis),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { clients: Some(spoil::cut_without_redis), ..Sabotage::default() },
             ..Row::default()
         },
         Row {
             id: "R7",
             how: "a proxy before Redis lets nobody through for 12 s after Redis was killed",
             red: &["used_again"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::works_in(setup, "_r7_")),
-                redis: Some(spoil::closed_once_ended::<12>),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { redis: Some(spoil::closed_once_ended::<12>), ..Sabotage::default() },
             ..Row::default()
         },
         Row {
@@ -118,7 +103,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "a pattern of the same name takes the place of the one that is asked for, and its answers are not kept",
             red: &["hit_rate"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::works_in(setup, "_r9_")),
                 setup: Some(|setup, _| {
                     setup.patterns.push(("memory.by-tag.yaml".to_owned(), BY_TAG.to_owned()));
                     spoil::in_pattern(setup, "memory.by-tag", "scope: principal", "scope: never");

@@ -71,35 +71,35 @@ fn change_what_was_migrated(store: &str, arguments: &[&str]) -> std::io::Result<
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    let by_sql = |only, sql| Sabotage { only: Some(only), sql: Some(sql), ..Sabotage::default() };
+    let by_sql = |sql| Sabotage { sql: Some(sql), ..Sabotage::default() };
     vec![
         Row {
             id: "D1",
             how: "a policy of row-level security on the vectors, which takes 150 ms of each search once there are more than \
                   4,000 of them",
             red: &["average"],
-            sabotage: by_sql(|setup| spoil::keeps_in(setup, "_d1_"), SLOW_POLICY),
+            sabotage: by_sql(SLOW_POLICY),
             ..Row::default()
         },
         Row {
             id: "D2",
             how: "the index of the vectors is marked as not valid when it is made for 2,000 to 4,000 of them at once",
             red: &["scans of the HNSW index"],
-            sabotage: by_sql(|setup| spoil::keeps_in(setup, "_d2_"), INVALID_INDEX),
+            sabotage: by_sql(INVALID_INDEX),
             ..Row::default()
         },
         Row {
             id: "D3",
             how: "a trigger that loses a tag which is added to a memory with six or more",
             red: &["lost", "the same text with 12 tags, stored at once at two servers"],
-            sabotage: by_sql(|setup| spoil::keeps_in(setup, "_d3_"), LOST_TAGS),
+            sabotage: by_sql(LOST_TAGS),
             ..Row::default()
         },
         Row {
             id: "D4",
             how: "a trigger that leaves out the words of what half of the writers store",
             red: &["remains", "PostgreSQL: memories that are there in part"],
-            sabotage: by_sql(|setup| spoil::keeps_in(setup, "_d4_"), WITHOUT_WORDS),
+            sabotage: by_sql(WITHOUT_WORDS),
             ..Row::default()
         },
         Row {
@@ -107,7 +107,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "the server may open 20 connections to the database, where the scenario says 6",
             red: &["leaked", "connections at once"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_d5_")),
                 setup: Some(|setup, _| spoil::setting(setup, "limits.database_connections", "20")),
                 ..Sabotage::default()
             },
@@ -128,17 +127,14 @@ pub(super) fn rows() -> Vec<Row> {
             id: "D7",
             how: "the version of the newer schema is taken out of the database before the server asks for it",
             red: &["PostgreSQL: remember", "PostgreSQL: every table, row for row"],
-            sabotage: by_sql(
-                |setup| spoil::keeps_in(setup, "_d7_"),
-                "DELETE FROM tmws.schema_version WHERE version = 4711",
-            ),
+            sabotage: by_sql("DELETE FROM tmws.schema_version WHERE version = 4711"),
             ..Row::default()
         },
         Row {
             id: "D8",
             how: "a trigger in the database that makes one letter of an e and the accent behind it",
             red: &["calls that both answer equally, but for ids and times"],
-            sabotage: by_sql(|setup| spoil::keeps_in(setup, "_d8_"), COMPOSED),
+            sabotage: by_sql(COMPOSED),
             ..Row::default()
         },
     ]

@@ -90,7 +90,6 @@ pub(super) fn rows() -> Vec<Row> {
                   for them, and its log is written every 10 s)",
             red: &["lost_writes"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_outage_")),
                 sql: Some(LAZY),
                 postgres_settings: &["wal_writer_delay=10s", "wal_writer_flush_after=1GB"],
                 ..Sabotage::default()
@@ -101,11 +100,7 @@ pub(super) fn rows() -> Vec<Row> {
             id: "E2",
             how: "a proxy before the database refuses for good once that was ended",
             red: &["recovered", "reads and writes go well again"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_outage_")),
-                database: Some(close_for_good),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { database: Some(close_for_good), ..Sabotage::default() },
             ..Row::default()
         },
         Row {

@@ -15,8 +15,11 @@ $$;
 CREATE TRIGGER tear BEFORE UPDATE ON tmws.memory FOR EACH ROW
     WHEN (convert_from(OLD.content, 'UTF8') = 'The one memory of all.') EXECUTE FUNCTION tmws.tear()";
 
-/// Who forgets takes time for each memory.
+/// Who forgets takes time for each memory, and who waits for another learns early that both wait.
 const SLOW: &str = "
+DO $$ BEGIN
+    EXECUTE format('ALTER DATABASE %I SET deadlock_timeout TO ''50ms''', current_database());
+END $$;
 CREATE FUNCTION tmws.dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_sleep(0.01);
@@ -31,11 +34,7 @@ pub(super) fn rows() -> Vec<Row> {
             id: "M1",
             how: "a proxy that holds each frame back for 400 ms stands before the server",
             red: &["average"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_m1_")),
-                clients: Some(spoil::late::<400>),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { clients: Some(spoil::late::<400>), ..Sabotage::default() },
             ..Row::default()
         },
         Row {
@@ -43,7 +42,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "the server takes 100 connections at once",
             red: &["success"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_m2_")),
                 setup: Some(|setup, _| spoil::setting(setup, "limits.connections", "100")),
                 ..Sabotage::default()
             },
@@ -68,11 +66,7 @@ pub(super) fn rows() -> Vec<Row> {
             id: "M4",
             how: "a trigger in the database loses one of the labels with which the memory of all is written",
             red: &["nothing torn is read"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_m4_")),
-                sql: Some(TORN),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { sql: Some(TORN), ..Sabotage::default() },
             ..Row::default()
         },
         Row {
@@ -80,7 +74,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "the server may open 20 connections to the database",
             red: &["connections of the server to its database, at most"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_m5_")),
                 setup: Some(|setup, _| spoil::setting(setup, "limits.database_connections", "20")),
                 ..Sabotage::default()
             },
@@ -92,7 +85,6 @@ pub(super) fn rows() -> Vec<Row> {
                   memories are deleted slowly",
             red: &["deadlocks"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_m6_")),
                 database: Some(|proxy, _| {
                     let (lock, none) = ("pg_advisory_xact_lock(key)", "abs(key)  /*without lock*/");
                     spoil::replace_where(proxy, Way::There, "", lock, none);
@@ -118,21 +110,14 @@ pub(super) fn rows() -> Vec<Row> {
             id: "M8",
             how: "a proxy before the server holds each frame back for 100 ms while more than four connections are open",
             red: &["others"],
-            sabotage: Sabotage {
-                only: Some(|setup| !setup.is_unlimited),
-                clients: Some(spoil::late_in_a_crowd::<4, 100>),
-                ..Sabotage::default()
-            },
-            ..Row::default()
+            is_alone: true,
+            sabotage: Sabotage { clients: Some(spoil::late_in_a_crowd::<4, 100>), ..Sabotage::default() },
         },
         Row {
             id: "M9",
             how: "the server keeps sessions over HTTP for an hour",
             red: &["handles"],
             sabotage: Sabotage {
-                only: Some(|setup| {
-                    setup.settings.contains(&("limits.http_session_idle", "1000ms".to_owned()))
-                }),
                 setup: Some(|setup, _| spoil::setting(setup, "limits.http_session_idle", "1h")),
                 ..Sabotage::default()
             },

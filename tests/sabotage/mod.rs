@@ -22,13 +22,18 @@ pub(crate) struct Row {
     pub(crate) how: &'static str,
     /// Names of its figures, and beginnings of what it checks or does, that must be red by it. All of them.
     pub(crate) red: &'static [&'static str],
-    /// Other scenarios that fail by it, too.
-    pub(crate) neighbours: &'static [&'static str],
-    /// Itself.
+    /// It needs the machine for itself: what it is red by is held against what was measured without the sabotage.
+    pub(crate) is_alone: bool,
+    /// Itself: done to all that its scenario starts, and to nothing that another starts, so that no other turns red by it.
     pub(crate) sabotage: Sabotage,
 }
 
 /// All of them, in the order of the table of scenarios.
 pub(crate) fn rows() -> Vec<Row> {
-    [many::rows(), wire::rows(), data::rows(), cache::rows(), speed::rows(), failure::rows()].concat()
+    let mut rows =
+        [many::rows(), wire::rows(), data::rows(), cache::rows(), speed::rows(), failure::rows()].concat();
+    for row in &mut rows {
+        row.sabotage.scenario = Some(row.id);
+    }
+    rows
 }

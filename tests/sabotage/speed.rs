@@ -23,33 +23,21 @@ pub(super) fn rows() -> Vec<Row> {
             id: "P1",
             how: "a proxy that holds each frame back for 15 ms stands before the server",
             red: &["matching_p95"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_p1_")),
-                clients: Some(spoil::late::<15>),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { clients: Some(spoil::late::<15>), ..Sabotage::default() },
             ..Row::default()
         },
         Row {
             id: "P2",
             how: "a proxy before the server lets nothing pass for 800 ms, again and again",
             red: &["p95", "p99"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_p2_")),
-                clients: Some(spoil::in_turns::<800>),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { clients: Some(spoil::in_turns::<800>), ..Sabotage::default() },
             ..Row::default()
         },
         Row {
             id: "P3",
             how: "a proxy before the server holds each frame back for 200 ms while more than 8 connections are open",
             red: &["rate", "least"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_p3_")),
-                clients: Some(spoil::late_in_a_crowd::<8, 200>),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { clients: Some(spoil::late_in_a_crowd::<8, 200>), ..Sabotage::default() },
             ..Row::default()
         },
         Row {
@@ -57,7 +45,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "the server takes five calls a second of one principal",
             red: &["success"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_p4_")),
                 setup: Some(|setup, _| {
                     setup.is_unlimited = false;
                     spoil::setting(setup, "limits.calls_per_second", "5");
@@ -79,11 +66,7 @@ pub(super) fn rows() -> Vec<Row> {
             id: "P6",
             how: "thirty further connections are open to the server's database",
             red: &["database_connections"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::keeps_in(setup, "_p6_")),
-                setup: Some(|setup, _| connect(setup)),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { setup: Some(|setup, _| connect(setup)), ..Sabotage::default() },
             ..Row::default()
         },
     ]

@@ -13,7 +13,7 @@ use tmws::accept::{
     client::Target,
     metrics::get,
     proxy::{Proxy, Way},
-    stage::{ADMIN, Setup, Where},
+    stage::{ADMIN, Setup},
 };
 
 /// Everything passes so many milliseconds later, in each direction.
@@ -34,11 +34,6 @@ pub(crate) fn in_turns<const MILLISECONDS: u64>(proxy: &Arc<Proxy>, _: usize) {
             is_frozen = !is_frozen;
         }
     });
-}
-
-/// Whether a server's scenario gave it this setting.
-pub(crate) fn has_setting(setup: &Setup, name: &str) -> bool {
-    setup.settings.iter().any(|(known, _)| *known == name)
 }
 
 /// A setting of a server, over the one that its scenario gave.
@@ -84,16 +79,6 @@ pub(crate) fn replace(piece: &mut [u8], from: &[u8], to: &[u8]) -> usize {
         replaced += 1;
     }
     replaced
-}
-
-/// Whether somebody of a server works in a project with `part` in its name.
-pub(crate) fn works_in(setup: &Setup, part: &str) -> bool {
-    setup.people.iter().flat_map(|person| person.projects).any(|project| project.contains(part))
-}
-
-/// Whether a server keeps its memories in a database with `part` in its name.
-pub(crate) fn keeps_in(setup: &Setup, part: &str) -> bool {
-    matches!(&setup.store, Where::Database(url) if url.contains(part))
 }
 
 /// Replaces `from` by `to` in the pattern of that name, where a server has it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tmws::accept::{
     proxy::{Proxy, Way},
-    stage::{Sabotage, Setup},
+    stage::Sabotage,
 };
 
 use super::{Row, spoil};
@@ -21,7 +21,6 @@ pub(super) fn rows() -> Vec<Row> {
                 "2025-11-25: progress",
             ],
             sabotage: Sabotage {
-                only: Some(is_of_the_wire),
                 clients: Some(|proxy, _| {
                     spoil::replace_in_answers(proxy, r#""progressToken":"of "#, r#""progressToken":"to "#);
                 }),
@@ -34,7 +33,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "a proxy before the server takes the subscription's id out of what it tells",
             red: &["subscriptions/listen is acknowledged", "a change is told"],
             sabotage: Sabotage {
-                only: Some(is_of_the_wire),
                 clients: Some(|proxy, _| {
                     let named = "io.modelcontextprotocol/subscriptionId";
                     spoil::replace_in_answers(proxy, named, "io.modelcontextprotocol/subscriptionNo");
@@ -49,7 +47,6 @@ pub(super) fn rows() -> Vec<Row> {
                   between those of one",
             red: &["20 calls of each era at the same time"],
             sabotage: Sabotage {
-                only: Some(is_of_the_wire),
                 clients: Some(|proxy, _| {
                     let (kind, other) = (r#""resultType""#, r#""resultKind""#);
                     spoil::replace_where(proxy, Way::Back, r#""id":"new-"#, kind, other);
@@ -63,7 +60,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "the server may have 8 connections",
             red: &["served"],
             sabotage: Sabotage {
-                only: Some(|setup| setup.settings.is_empty() && is_of_the_wire(setup)),
                 setup: Some(|setup, _| spoil::setting(setup, "limits.connections", "8")),
                 ..Sabotage::default()
             },
@@ -73,11 +69,7 @@ pub(super) fn rows() -> Vec<Row> {
             id: "W5",
             how: "a proxy before the server puts the token of one principal in the place of the other's",
             red: &["crossed"],
-            sabotage: Sabotage {
-                only: Some(|setup| spoil::has_setting(setup, "audit_file")),
-                clients: Some(as_ada),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { clients: Some(as_ada), ..Sabotage::default() },
             ..Row::default()
         },
         Row {
@@ -98,7 +90,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "a proxy before the server makes an internal error of each parse error",
             red: &["half an object", "a hundred thousand brackets", "cases that came as listed"],
             sabotage: Sabotage {
-                only: Some(is_of_the_wire),
                 clients: Some(|proxy, _| spoil::replace_in_answers(proxy, "-32700", "-32603")),
                 ..Sabotage::default()
             },
@@ -109,7 +100,6 @@ pub(super) fn rows() -> Vec<Row> {
             how: "the server has ten minutes of patience with a client that takes nothing",
             red: &["and cuts it off"],
             sabotage: Sabotage {
-                only: Some(|setup| spoil::has_setting(setup, "limits.write_stall")),
                 setup: Some(|setup, _| spoil::setting(setup, "limits.write_stall", "10min")),
                 ..Sabotage::default()
             },
@@ -119,11 +109,7 @@ pub(super) fn rows() -> Vec<Row> {
             id: "W9",
             how: "a proxy before the server makes of each close for its end a usual one",
             red: &["an idle connection is closed with", "their connections, closed with 1001"],
-            sabotage: Sabotage {
-                only: Some(is_of_the_wire),
-                clients: Some(usual_ends),
-                ..Sabotage::default()
-            },
+            sabotage: Sabotage { clients: Some(usual_ends), ..Sabotage::default() },
             ..Row::default()
         },
         Row {
@@ -145,11 +131,6 @@ pub(super) fn rows() -> Vec<Row> {
             ..Row::default()
         },
     ]
-}
-
-/// Whether a server has the pattern that asks the user, as those of this letter do.
-fn is_of_the_wire(setup: &Setup) -> bool {
-    setup.patterns.iter().any(|(file, _)| file == "accept.ask.yaml")
 }
 
 /// Whoever comes as ben comes as ada.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::print_stdout, reason = "figures, for who asks with --nocapture")]
 
+mod accept_left;
 #[path = "../it/engine/support.rs"]
 #[allow(dead_code, reason = "what other tests use of it")]
 mod engine_support;

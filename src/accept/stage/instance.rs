@@ -39,6 +39,8 @@ impl Person {
 
 /// Who looks after the server: reads its metrics, and nothing of anybody's.
 pub const ADMIN: Person = Person { name: "warden", projects: &[], is_admin: true };
+/// Projects that every server has.
+const PROJECTS: [&str; 2] = ["alpha", "beta"];
 /// Agents that share the project `alpha`; `ada` has `beta` as well.
 pub const AGENTS: [Person; 2] = [
     Person { name: "ada", projects: &["alpha", "beta"], is_admin: false },
@@ -62,7 +64,8 @@ pub enum Where {
 pub struct Setup {
     /// Where memories are kept.
     pub store: Where,
-    /// The address of Redis, where there is one.
+    /// The address of Redis, where there is one. Servers that share it share no `alpha` and no `beta`, but projects that
+    /// [`Stage::projects`] names.
     pub redis: Option<String>,
     /// `--setting NAME=VALUE`.
     pub settings: Vec<(&'static str, String)>,
@@ -120,7 +123,12 @@ impl Instance {
     pub(super) async fn start(stage: &Stage, setup: Setup) -> Result<Self, Broken> {
         let home = stage.folder("instance")?;
         let workspace = home.join("workspace");
-        let prepared = prepare(&home, &workspace, &setup);
+        // What a Redis holds is told apart by the ids of projects: those of this server are its own there.
+        let ids = match setup.redis {
+            Some(_) => PROJECTS.map(|name| stage.name(name)),
+            None => PROJECTS.map(str::to_owned),
+        };
+        let prepared = prepare(&home, &workspace, &setup, &ids);
         prepared.map_err(|error| Broken::new("preparing a server", "its files", error))?;
         let program = stage.program().to_owned();
         let path = stage.path().clone();
@@ -295,7 +303,8 @@ impl Launch<'_> {
     }
 }
 
-fn prepare(home: &Path, workspace: &Path, setup: &Setup) -> std::io::Result<()> {
+/// `ids`: of [`PROJECTS`].
+fn prepare(home: &Path, workspace: &Path, setup: &Setup, ids: &[String; 2]) -> std::io::Result<()> {
     let user = home.join("config/tmws");
     fs::create_dir_all(user.join("patterns"))?;
     for (name, text) in &setup.patterns {
@@ -309,13 +318,20 @@ fn prepare(home: &Path, workspace: &Path, setup: &Setup) -> std::io::Result<()> 
     fs::create_dir_all(workspace)?;
     let root = workspace.to_str().unwrap_or_default();
     let mut projects: Vec<&str> = setup.people.iter().flat_map(|person| person.projects).copied().collect();
-    projects.extend(["alpha", "beta"]);
+    projects.extend(PROJECTS);
     projects.sort_unstable();
     projects.dedup();
     let mut config = String::new();
     for project in projects {
-        let root = if project == "alpha" { format!("root = {root:?}\n") } else { String::new() };
-        let _ = write!(config, "[projects.{project:?}]\n{root}");
+        let own = PROJECTS.iter().zip(ids).find(|(name, _)| **name == project);
+        let id = own.map_or(project, |(_, id)| id);
+        let _ = writeln!(config, "[projects.{id:?}]");
+        if id != project {
+            let _ = writeln!(config, "alias = {project:?}");
+        }
+        if project == "alpha" {
+            let _ = writeln!(config, "root = {root:?}");
+        }
     }
     fs::write(user.join("tmws.toml"), config)?;
     let mut tokens = String::new();

@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::postgres;
+use super::{postgres, redis::Redis};
 
 const FOLDER: &str = "tmws-accept-";
 const FILE: &str = "ledger.jsonl";
@@ -33,10 +33,14 @@ enum Entry {
     Database { server: String, name: String },
     /// It is gone.
     Dropped { name: String },
+    /// Keys on a Redis server that the run does not own: of projects whose names begin so.
+    Keys { server: String, prefix: String },
 }
 
 /// What a run started and made.
 pub struct Ledger {
+    /// In all names of the run: no other run has it, neither in this process nor in another.
+    mark: String,
     folder: PathBuf,
     file: Mutex<File>,
 }
@@ -48,13 +52,19 @@ impl Ledger {
     /// No folder can be made.
     pub(super) fn open() -> io::Result<Self> {
         let me = Pid::as_raw(Some(rustix::process::getpid()));
-        let folder = std::env::temp_dir().join(format!("{FOLDER}{me}-{:08x}", rand()?));
+        let mark = format!("{me}_{:08x}", rand()?);
+        let folder = std::env::temp_dir().join(format!("{FOLDER}{mark}"));
         // PostgreSQL runs as somebody else, beneath it: others may pass, and read nothing.
         fs::DirBuilder::new().mode(0o711).create(&folder)?;
         let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(folder.join(FILE))?;
-        let ledger = Self { folder, file: Mutex::new(file) };
+        let ledger = Self { mark, folder, file: Mutex::new(file) };
         ledger.note(&Entry::Run { pid: me, begun: begun(me).unwrap_or(0) });
         Ok(ledger)
+    }
+
+    /// What tells its names from those of all other runs.
+    pub(super) fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// The run's folder.
@@ -78,6 +88,11 @@ impl Ledger {
 
     pub(super) fn dropped(&self, name: &str) {
         self.note(&Entry::Dropped { name: name.to_owned() });
+    }
+
+    /// Noted before there are any.
+    pub(super) fn makes_keys(&self, server: &str, prefix: &str) {
+        self.note(&Entry::Keys { server: server.to_owned(), prefix: prefix.to_owned() });
     }
 
     fn note(&self, entry: &Entry) {
@@ -133,17 +148,19 @@ fn read(folder: &Path) -> Vec<Entry> {
 
 async fn clear(folder: &Path) {
     let entries = read(folder);
+    // First whoever could make more of the rest.
+    for entry in &entries {
+        if let Entry::Process { pid, begun: at } = entry
+            && *at != 0
+            && begun(*pid) == Some(*at)
+            && let Some(pid) = Pid::from_raw(*pid)
+        {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
     let mut is_left = false;
     for entry in &entries {
         match entry {
-            Entry::Process { pid, begun: at } => {
-                if *at != 0
-                    && begun(*pid) == Some(*at)
-                    && let Some(pid) = Pid::from_raw(*pid)
-                {
-                    let _ = kill_process(pid, Signal::KILL);
-                }
-            }
             Entry::Database { server, name } => {
                 let is_gone = entries
                     .iter()
@@ -153,7 +170,12 @@ async fn clear(folder: &Path) {
                     is_left = true;
                 }
             }
-            Entry::Run { .. } | Entry::Ended { .. } | Entry::Dropped { .. } => {}
+            Entry::Keys { server, prefix } => {
+                if let Err(error) = Redis::given(server).forget(prefix).await {
+                    tracing::warn!(%error, "keys of the run are left in Redis until they end by themselves");
+                }
+            }
+            Entry::Process { .. } | Entry::Run { .. } | Entry::Ended { .. } | Entry::Dropped { .. } => {}
         }
     }
     // What is left is tried again by the next run.
@@ -176,4 +198,22 @@ fn begun(pid: i32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_that_lives_is_left_alone_also_in_the_same_process() {
+        let (one, other) = (Ledger::open().unwrap(), Ledger::open().unwrap());
+        assert_ne!(one.mark(), other.mark());
+        other.started(rustix::process::getpid());
+        one.clear_others().await;
+        assert!(other.folder().join(FILE).is_file());
+        one.clear().await;
+        assert!(!one.folder().exists() && other.folder().join(FILE).is_file());
+        other.ended(rustix::process::getpid());
+        fs::remove_dir_all(other.folder()).unwrap();
+    }
 }

@@ -17,7 +17,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -25,6 +25,7 @@ use std::{
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use self::sabotage::AtWork;
 pub use self::{
     instance::{ADMIN, AGENTS, Instance, Person, Setup, Where},
     ledger::Ledger,
@@ -67,7 +68,9 @@ pub struct Stage {
     postgres: OnceCell<Arc<Postgres>>,
     redis: OnceCell<Arc<Redis>>,
     made: AtomicU64,
-    sabotage: sabotage::AtWork,
+    /// The scenario that runs.
+    scenario: Mutex<&'static str>,
+    sabotage: AtWork,
 }
 
 impl Stage {
@@ -93,14 +96,31 @@ impl Stage {
             postgres: OnceCell::new(),
             redis: OnceCell::new(),
             made: AtomicU64::new(0),
-            sabotage: sabotage::AtWork::default(),
+            scenario: Mutex::new(""),
+            sabotage: AtWork::default(),
         })
+    }
+
+    /// From now on, everything is done for this scenario.
+    pub fn begins(&self, scenario: &'static str) {
+        *self.scenario.lock().unwrap_or_else(PoisonError::into_inner) = scenario;
+    }
+
+    /// What is made wrong in the scenario that runs.
+    fn sabotage(&self) -> Option<&AtWork> {
+        let scenario = *self.scenario.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(&self.sabotage).filter(|sabotage| sabotage.is_of(scenario))
     }
 
     /// A name that nothing else of this run has, and no other run: `tmws_accept_…`.
     pub fn name(&self, of: &str) -> String {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        format!("tmws_accept_{}_{of}_{number}", std::process::id())
+        format!("{}{of}_{number}", self.prefix())
+    }
+
+    /// Before all names of this run, and of no other.
+    fn prefix(&self) -> String {
+        format!("tmws_accept_{}_", self.ledger.mark())
     }
 
     /// An empty folder of the run's own.
@@ -137,7 +157,7 @@ impl Stage {
     /// Its programs are not found, or it does not start.
     pub async fn own_postgres(&self) -> Result<Postgres, Broken> {
         let programs = self.programs("postgres", self.given.postgres_bin.as_deref())?;
-        let settings = self.sabotage.postgres_settings();
+        let settings = self.sabotage().map_or(&[][..], AtWork::postgres_settings);
         Postgres::start(&programs, &self.folder("postgres")?, settings, &self.ledger).await
     }
 
@@ -152,6 +172,7 @@ impl Stage {
                     Some(url) => {
                         let server = Redis::given(url);
                         server.ask::<String>(&["PING"]).await.map_err(Broken::missing)?;
+                        self.ledger.makes_keys(url, &self.prefix());
                         Ok(Arc::new(server))
                     }
                     None => self.own_redis(&[]).await.map(Arc::new),
@@ -166,7 +187,7 @@ impl Stage {
     /// Its program is not found, or it does not start.
     pub async fn own_redis(&self, lines: &[&str]) -> Result<Redis, Broken> {
         let programs = self.programs("redis-server", self.given.redis_bin.as_deref())?;
-        let lines = [lines, self.sabotage.redis_lines()].concat();
+        let lines = [lines, self.sabotage().map_or(&[], AtWork::redis_lines)].concat();
         Redis::start(&programs, &self.folder("redis")?, &lines, &self.ledger).await
     }
 
@@ -175,10 +196,11 @@ impl Stage {
     /// # Errors
     /// It does not; with the end of its log.
     pub async fn start(&self, mut setup: Setup) -> Result<Instance, Broken> {
-        let Some(number) = self.sabotage.number(&setup) else { return Instance::start(self, setup).await };
-        self.sabotage.prepare(self, &mut setup, number).await?;
+        let Some(sabotage) = self.sabotage() else { return Instance::start(self, setup).await };
+        let number = sabotage.number();
+        sabotage.prepare(self, &mut setup, number).await?;
         let mut instance = Instance::start(self, setup).await?;
-        self.sabotage.spoil(&mut instance, number).await?;
+        sabotage.spoil(&mut instance, number).await?;
         Ok(instance)
     }
 
@@ -187,7 +209,10 @@ impl Stage {
     /// # Errors
     /// Something was to be put between, and could not.
     pub async fn way(&self, address: SocketAddr) -> Result<SocketAddr, Broken> {
-        self.sabotage.way(address).await
+        match self.sabotage() {
+            Some(sabotage) => sabotage.way(address).await,
+            None => Ok(address),
+        }
     }
 
     /// Told of each command that was run by hand on the store at `store`.
@@ -195,7 +220,7 @@ impl Stage {
     /// # Errors
     /// The store was to be spoilt, and could not.
     pub fn ran(&self, store: &str, arguments: &[&str]) -> Result<(), Broken> {
-        self.sabotage.after(store, arguments)
+        self.sabotage().map_or(Ok(()), |sabotage| sabotage.after(store, arguments))
     }
 
     /// This program, to be run with a home of its own.
@@ -254,12 +279,6 @@ impl Stage {
 
     /// Ends and removes everything.
     pub async fn close(&self) {
-        if let Some(redis) = self.redis.get().filter(|redis| !redis.is_own()) {
-            let forgotten = redis.forget(&format!("tmws_accept_{}_", std::process::id())).await;
-            if let Err(error) = forgotten {
-                tracing::warn!(%error, "keys of this run are left in Redis until they end by themselves");
-            }
-        }
         self.ledger.clear().await;
     }
 }

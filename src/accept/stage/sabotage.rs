@@ -29,9 +29,8 @@ pub type ByHand = fn(&str, &[&str]) -> io::Result<()>;
 /// What is made wrong. The program under test is not touched: only what it is told, and what stands around it.
 #[derive(Clone, Debug, Default)]
 pub struct Sabotage {
-    /// To which servers of this program `setup`, `clients`, `redis`, `database` and `sql` are done, by how their scenario
-    /// set them up: to all of them where it is left out. Others are not counted, either.
-    pub only: Option<fn(&Setup) -> bool>,
+    /// The scenario that it is done to: to all of them where it is left out.
+    pub scenario: Option<&'static str>,
     /// How a server is set up.
     pub setup: Option<fn(&mut Setup, usize)>,
     /// Between a server and its clients.
@@ -70,6 +69,10 @@ impl AtWork {
         Self { what, ..Self::default() }
     }
 
+    pub(super) fn is_of(&self, scenario: &str) -> bool {
+        self.what.scenario.is_none_or(|only| only == scenario)
+    }
+
     pub(super) const fn redis_lines(&self) -> &'static [&'static str] {
         self.what.redis_lines
     }
@@ -78,9 +81,9 @@ impl AtWork {
         self.what.postgres_settings
     }
 
-    /// Which of the servers that it is done to one is that is set up so; `None` where it is not done to it.
-    pub(super) fn number(&self, setup: &Setup) -> Option<usize> {
-        self.what.only.is_none_or(|only| only(setup)).then(|| self.started.fetch_add(1, Ordering::Relaxed))
+    /// Of a server that is about to start: how many it was done to before.
+    pub(super) fn number(&self) -> usize {
+        self.started.fetch_add(1, Ordering::Relaxed)
     }
 
     /// What a server that is about to start is told, and what it finds in its database.
@@ -126,7 +129,7 @@ impl AtWork {
     /// Where clients find the server at `address`, which is none of this program.
     pub(super) async fn way(&self, address: SocketAddr) -> Result<SocketAddr, Broken> {
         let Some(spoil) = self.what.others else { return Ok(address) };
-        self.between(address, spoil, self.started.fetch_add(1, Ordering::Relaxed)).await
+        self.between(address, spoil, self.number()).await
     }
 
     async fn between(&self, address: SocketAddr, spoil: Spoil, number: usize) -> Result<SocketAddr, Broken> {
@@ -176,7 +179,9 @@ impl Stage {
     /// # Errors
     /// Another one was to be read, and cannot be made.
     pub fn task_set(&self, found: PathBuf) -> Result<PathBuf, Broken> {
-        let Some(change) = self.sabotage.what.task_set else { return Ok(found) };
+        let Some(change) = self.sabotage().and_then(|sabotage| sabotage.what.task_set) else {
+            return Ok(found);
+        };
         let changed = change(&found, &self.folder("task_set")?);
         changed.map_err(|error| Broken::new("changing the task set", "a folder", error))
     }

@@ -228,8 +228,10 @@ async fn settled(url: &str, wanted: i64, quiet: Duration) -> Result<Counters, Br
         if counters.index != last.0 {
             last = (counters.index, Instant::now());
         }
-        let is_quiet = last.1.elapsed() > quiet;
-        if (counters.index >= wanted && is_quiet) || begun.elapsed() > TOLD_MAX {
+        let still = last.1.elapsed();
+        // What nobody has told for longer than the idle keep it to themselves is not to come.
+        let is_settled = if counters.index >= wanted { still > quiet } else { still > IDLE_TELLS };
+        if is_settled || begun.elapsed() > TOLD_MAX {
             return Ok(counters);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -23,7 +23,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest as _},
 };
 
-use super::{all, crew, setup, soon, well};
+use super::{all, crew, setup, well};
 use crate::accept::{
     client::{Client, LEGACY, MODERN, Target},
     load::{Dice, Recorder, workers},
@@ -42,8 +42,10 @@ const AT_ONCE: usize = 24;
 const ONE_MAX: Duration = Duration::from_secs(30);
 /// Sessions over HTTP that nobody ends are put out of memory after so long.
 const IDLE: Duration = Duration::from_secs(1);
-/// After the last one has gone all is as before within this: threads that wait for work take five seconds to end.
+/// After the last one has gone all is as before within this.
 const QUIET_MAX: Duration = Duration::from_secs(20);
+/// Where nothing has changed for so long, nothing will: threads that wait for work take five seconds to end.
+const STILL: Duration = Duration::from_secs(8);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How somebody comes and goes.
@@ -120,6 +122,15 @@ impl Counted {
         })
     }
 
+    /// Whether it counts what `other` counts; memory aside, which is never the same.
+    fn is_like(&self, other: &Self) -> bool {
+        let counts = |it: &Self| {
+            let counted = [it.connections, it.calls, it.sessions, it.threads].map(|count| count as u64);
+            (counted, it.descriptors, it.rows)
+        };
+        counts(self) == counts(other)
+    }
+
     /// What there is beyond `before`: tasks (connections, calls and threads), descriptors and handles.
     fn beyond(&self, before: &Self) -> [f64; 3] {
         let more = |now: f64, then: f64| (now - then).max(0.0);
@@ -147,21 +158,15 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     drop(first);
     come_and_go(&instance, stage.seed, WARMING).await?;
     // Threads that wait for work go; what is left is the server's own.
-    let quiet = soon(QUIET_MAX, LOOK_EVERY, async || {
-        let counted = Counted::of(&instance).await?;
-        Ok(counted.connections <= 1.0 && counted.sessions == 0.0 && counted.calls == 0.0)
+    let (before, quiet) = settled(&instance, |counted| {
+        counted.connections <= 1.0 && counted.sessions == 0.0 && counted.calls == 0.0
     })
     .await?;
     seen.check("all is quiet after the first who came and went", quiet, "no session", "there are some");
-    let before = Counted::of(&instance).await?;
     let came = come_and_go(&instance, stage.seed.wrapping_add(1), COMINGS).await?;
-    let mut after = Counted::of(&instance).await?;
-    let at_once = after.clone();
-    soon(QUIET_MAX, LOOK_EVERY, async || {
-        after = Counted::of(&instance).await?;
-        Ok(after.beyond(&before).iter().all(|more| *more <= 0.0))
-    })
-    .await?;
+    let at_once = Counted::of(&instance).await?;
+    let (after, _) =
+        settled(&instance, |counted| counted.beyond(&before).iter().all(|more| *more <= 0.0)).await?;
     let [tasks, descriptors, handles] = after.beyond(&before);
     seen.figure("tasks", tasks);
     seen.figure("descriptors", descriptors);
@@ -180,6 +185,22 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     drop(client);
     instance.end().await?;
     Ok(())
+}
+
+/// What is counted once it `holds`, or once waiting does not help any more; and whether it held.
+async fn settled(instance: &Instance, holds: impl Fn(&Counted) -> bool) -> Result<(Counted, bool), Broken> {
+    let begun = Instant::now();
+    let mut last = (Counted::of(instance).await?, Instant::now());
+    loop {
+        let held = holds(&last.0);
+        if held || begun.elapsed() > QUIET_MAX || last.1.elapsed() > STILL {
+            return Ok((last.0, held));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        let counted = Counted::of(instance).await?;
+        let since = if counted.is_like(&last.0) { last.1 } else { Instant::now() };
+        last = (counted, since);
+    }
 }
 
 /// How many came and went as they meant to.

@@ -10,8 +10,6 @@ mod pool;
 mod register;
 mod same;
 
-use std::time::{Duration, Instant};
-
 use crate::accept::{
     client::{Called, Client, MODERN, Target},
     scenario::{Broken, Row, Seen},
@@ -98,22 +96,4 @@ fn all<T>(what: &str, expected: usize, ended: Vec<Result<T, Broken>>) -> Result<
         return Err(Broken::new(what, "every client of the run comes to its end", seen));
     }
     ended.into_iter().collect()
-}
-
-/// Looks every `pause` until `holds`, at longest `within`; whether it did.
-async fn soon(
-    within: Duration,
-    pause: Duration,
-    mut holds: impl AsyncFnMut() -> Result<bool, Broken>,
-) -> Result<bool, Broken> {
-    let begun = Instant::now();
-    loop {
-        if holds().await? {
-            return Ok(true);
-        }
-        if begun.elapsed() > within {
-            return Ok(false);
-        }
-        tokio::time::sleep(pause).await;
-    }
 }
