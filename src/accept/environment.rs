@@ -57,6 +57,9 @@ pub(super) fn settings(options: &Options) -> Vec<(String, String)> {
         let names: Vec<&str> = options.without.iter().map(|need| need.name()).collect();
         known.push(("--without".to_owned(), names.join(", ")));
     }
+    if options.slack > 1 {
+        known.push(("--slack".to_owned(), options.slack.to_string()));
+    }
     known.push(("--seed".to_owned(), options.seed.to_string()));
     known.push(("--postgres".to_owned(), server(&given.postgres_url)));
     known.push(("--redis".to_owned(), server(&given.redis_url)));

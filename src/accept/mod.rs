@@ -67,6 +67,8 @@ pub struct Options {
     pub without: Vec<Need>,
     /// What is drawn from: the same one draws the same.
     pub seed: u64,
+    /// How many times worse times and rates may be than the table says.
+    pub slack: u32,
     /// Where the report goes.
     pub report: PathBuf,
     /// `metrics.json` of an earlier run, to show the difference.

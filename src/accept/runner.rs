@@ -30,6 +30,8 @@ pub struct Run {
     pub profile: Profile,
     /// What was drawn from.
     pub seed: u64,
+    /// How many times worse times and rates were allowed to be.
+    pub slack: u32,
     /// When it began.
     pub begun: Timestamp,
     /// How long it took.
@@ -66,9 +68,15 @@ pub async fn run(
     cancel: tokio_util::sync::CancellationToken,
 ) -> Result<Run, AcceptError> {
     let rows = table::chosen(&options.only).map_err(AcceptError::Option)?;
+    if options.slack > 1 && options.profile == Profile::Full {
+        let why =
+            "--slack goes with --profile quick: what decides is held against the thresholds as they are";
+        return Err(AcceptError::Option(why.to_owned()));
+    }
     let rows: Vec<&'static Row> = rows
         .into_iter()
         .filter(|row| !row.is_full_only || options.profile == Profile::Full || !options.only.is_empty())
+        .map(|row| row.slackened(options.slack))
         .collect();
     let target = options.target.clone().map(|(url, token)| {
         Target::parse(&url, token).map_err(|why| AcceptError::Option(format!("--target {url}: {why}")))
@@ -106,6 +114,7 @@ pub async fn run(
     Ok(Run {
         profile: options.profile,
         seed: options.seed,
+        slack: options.slack,
         begun,
         elapsed: clock.elapsed(),
         decided,

@@ -131,6 +131,16 @@ impl Row {
     pub fn figure(&self, name: &str) -> Option<&'static FigureRow> {
         self.figures.iter().find(|figure| figure.name == name)
     }
+
+    /// The same, held against [`FigureRow::slackened`] figures. It is kept until the process ends.
+    #[must_use]
+    pub fn slackened(&'static self, slack: u32) -> &'static Self {
+        if slack <= 1 {
+            return self;
+        }
+        let figures: Vec<FigureRow> = self.figures.iter().map(|figure| figure.slackened(slack)).collect();
+        Box::leak(Box::new(Self { figures: figures.leak(), ..*self }))
+    }
 }
 
 /// How good a figure is.
@@ -147,6 +157,18 @@ pub enum Level {
 }
 
 impl FigureRow {
+    /// The same, where what tells how fast it goes may be `slack` times worse: times, rates, and how times compare. What is
+    /// counted, kept or lost is what it is.
+    #[must_use]
+    pub fn slackened(self, slack: u32) -> Self {
+        let by = match (self.unit, self.better) {
+            ("ms" | "s" | "x", Better::Less) => f64::from(slack),
+            ("calls/s", Better::More) => 1.0 / f64::from(slack),
+            _ => 1.0,
+        };
+        Self { target: self.target.map(|it| it * by), critical: self.critical.map(|it| it * by), ..self }
+    }
+
     /// How good `value` is. A value at a threshold has met it.
     #[must_use]
     pub fn level(&self, value: f64) -> Level {

@@ -87,3 +87,23 @@ fn scenarios_are_chosen_by_id_and_by_beginning() {
         assert!(chosen(&[wrong]).unwrap_err().contains("names no scenario"), "{wrong}");
     }
 }
+
+#[test]
+fn slack_widens_times_and_rates_and_nothing_that_is_counted() {
+    let of = |row: &'static Row, slack| {
+        let figures = row.slackened(slack).figures.iter();
+        figures.map(|figure| (figure.name, figure.target, figure.critical)).collect::<Vec<_>>()
+    };
+    let row = |id| find(id).unwrap();
+    assert_eq!(
+        of(row("M1"), 3),
+        [("success", Some(95.0), Some(90.0)), ("average", Some(900.0), Some(900.0))]
+    );
+    assert_eq!(of(row("P3"), 2)[0], ("rate", Some(50.0), Some(25.0)));
+    assert_eq!(of(row("M8"), 2), [("others", Some(6.0), Some(6.0))]);
+    for row in SCENARIOS.iter().map(|one| row(one.id)) {
+        assert_eq!(of(row, 1), of(row, 0), "{}", row.id);
+        // What must not fail counts what it measures.
+        assert!(!row.is_vital || of(row, 1) == of(row, 10), "{}", row.id);
+    }
+}

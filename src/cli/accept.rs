@@ -190,6 +190,7 @@ fn options(arguments: arguments::Accept) -> Result<Options, Failure> {
             })
             .collect(),
         seed: arguments.seed.unwrap_or(SEED),
+        slack: arguments.slack.unwrap_or(1),
         report: arguments.report,
         previous: arguments.previous,
         target: arguments.target.map(|url| (url, arguments.token)),

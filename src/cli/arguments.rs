@@ -619,6 +619,10 @@ pub struct Accept {
     /// Warnings are a failure
     #[arg(long)]
     pub strict: bool,
+    /// Times, rates and how times compare may be so many times worse: for a program that is not built for speed; with
+    /// --profile quick
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=10))]
+    pub slack: Option<u32>,
     /// metrics.json of an earlier run, to show the difference
     #[arg(long, value_name = "FILE")]
     pub previous: Option<PathBuf>,

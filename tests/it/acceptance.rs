@@ -153,6 +153,8 @@ fn wrong_options_are_told_at_once() {
         (&["--without", "luck"], "luck"),
         (&["--previous", "no-such-file.json"], "no-such-file.json"),
         (&["--token", "t"], "--target"),
+        (&["--slack", "3"], "--profile quick"),
+        (&["--profile", "quick", "--slack", "99"], "--slack"),
     ] {
         let (code, stdout, stderr) = place.run(arguments);
         assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
@@ -258,6 +260,7 @@ pub(crate) fn instances() -> Vec<Value> {
         let run = Run {
             profile,
             seed: 1,
+            slack: 1,
             begun: jiff::Timestamp::from_second(1_772_366_400).unwrap(),
             elapsed: ms(12_511),
             decided: Decided::of(

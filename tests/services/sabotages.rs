@@ -66,6 +66,7 @@ async fn run(only: &[&str], given: Given, sabotage: Sabotage, is_alone: bool) ->
         only: only.iter().map(|&id| id.to_owned()).collect(),
         without: Vec::new(),
         seed: 1,
+        slack: 1,
         report: folder.path().to_owned(),
         previous: None,
         target: None,

@@ -30,6 +30,9 @@ pub(super) fn standing(run: &Run) -> String {
     if run.decided.is_partial {
         said.push_str(" (PARTIAL)");
     }
+    if run.slack > 1 {
+        let _ = write!(said, " (SLACK {})", run.slack);
+    }
     if run.is_interrupted {
         said.push_str(" (INTERRUPTED)");
     }
