@@ -17,8 +17,6 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
-import tempfile
-import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 SPEC = importlib.util.spec_from_file_location("dashboard", HERE.parent / "dashboard" / "run.py")
@@ -96,37 +94,17 @@ def main():
     parser.add_argument("--shots", type=pathlib.Path)
     arguments = parser.parse_args()
     expect(arguments.tmws or arguments.report, "give --tmws, to make a report, or --report")
-    work = arguments.work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    shots = (arguments.shots or work / "shots").resolve()
-    shots.mkdir(parents=True, exist_ok=True)
-    program, env = dashboard.find_browser(work)
-    passed = failed = 0
-    with tempfile.TemporaryDirectory(prefix="tmws-acceptance.") as folder:
-        folder = pathlib.Path(folder)
-        (folder / "profile").mkdir()
-        reports = arguments.report or [make_report(arguments.tmws.resolve(), folder / "report")]
-        browser = Browser(program, env, folder / "profile")
-        try:
-            checks = []
-            for report in reports:
-                for window in dashboard.WINDOWS:
-                    checks.append((f"{report.name}: {window[0]} pixels, {window[2]}",
-                                   lambda report=report, window=window: check(browser, report, *window, shots)))
-                checks.append((f"{report.name}: paper", lambda report=report: check_paper(browser, report, shots)))
-            for name, check_one in checks:
-                begun = time.monotonic()
-                try:
-                    check_one()
-                    passed += 1
-                    print(f"ok     {name} ({time.monotonic() - begun:.1f} s)", flush=True)
-                except Failed as error:
-                    failed += 1
-                    print(f"FAILED {name}: {error}", flush=True)
-        finally:
-            browser.close()
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
+
+    def prepare(browser, folder, shots):
+        checks = []
+        for report in arguments.report or [make_report(arguments.tmws.resolve(), folder / "report")]:
+            for window in dashboard.WINDOWS:
+                checks.append((f"{report.name}: {window[0]} pixels, {window[2]}",
+                               lambda report=report, window=window: check(browser, report, *window, shots)))
+            checks.append((f"{report.name}: paper", lambda report=report: check_paper(browser, report, shots)))
+        return checks, lambda: None, lambda: None
+
+    return dashboard.look(arguments, "acceptance", prepare)
 
 
 if __name__ == "__main__":

@@ -419,30 +419,22 @@ def check(browser, server, width, height, scheme, shots):
     page.close()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tmws", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--shots", type=pathlib.Path)
-    arguments = parser.parse_args()
+def look(arguments, purpose, prepare):
+    """Opens a browser and runs what `prepare(browser, folder, shots)` gives: checks with their names, what is done after each
+    of them, and what ends it all. Returns the exit code."""
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     shots = (arguments.shots or work / "shots").resolve()
     shots.mkdir(parents=True, exist_ok=True)
     program, env = find_browser(work)
     passed = failed = 0
-    with tempfile.TemporaryDirectory(prefix="tmws-dashboard.") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"tmws-{purpose}.") as folder:
         folder = pathlib.Path(folder)
         (folder / "profile").mkdir()
-        server = Server(arguments.tmws.resolve(), folder)
         browser = Browser(program, env, folder / "profile")
+        end = lambda: None
         try:
-            checks = [("empty", lambda: check_empty(browser, server, shots))]
-            tmws = arguments.tmws.resolve()
-            checks.append(("degraded", lambda: check_degraded(browser, tmws, folder / "degraded", shots)))
-            for width, height, scheme in WINDOWS:
-                checks.append((f"{width} pixels, {scheme}", lambda window=(width, height, scheme):
-                               check(browser, server, *window, shots)))
+            checks, between, end = prepare(browser, folder, shots)
             for name, check_one in checks:
                 begun = time.monotonic()
                 try:
@@ -452,12 +444,31 @@ def main():
                 except Failed as error:
                     failed += 1
                     print(f"FAILED {name}: {error}", flush=True)
-                server.traffic(3)
+                between()
         finally:
             browser.close()
-            server.close()
+            end()
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tmws", type=pathlib.Path, required=True)
+    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--shots", type=pathlib.Path)
+    arguments = parser.parse_args()
+
+    def prepare(browser, folder, shots):
+        tmws = arguments.tmws.resolve()
+        server = Server(tmws, folder)
+        checks = [("empty", lambda: check_empty(browser, server, shots)),
+                  ("degraded", lambda: check_degraded(browser, tmws, folder / "degraded", shots))]
+        checks += [(f"{window[0]} pixels, {window[2]}", lambda window=window: check(browser, server, *window, shots))
+                   for window in WINDOWS]
+        return checks, lambda: server.traffic(3), server.close
+
+    return look(arguments, "dashboard", prepare)
 
 
 if __name__ == "__main__":
