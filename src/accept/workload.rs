@@ -398,9 +398,7 @@ pub async fn remember(stage: &Stage, target: &Target, memories: usize) -> Result
                 let called = client
                     .call("memory_remember", json!({"content": content, "kind": kind, "tags": [tag]}))
                     .await?;
-                if called.is_error {
-                    return Err(client.broken("remembering an entry of the workload", "an id", &called.body));
-                }
+                client.well("remembering an entry of the workload", called)?;
             }
             Ok(())
         }

@@ -339,6 +339,14 @@ impl Client {
         Broken { frames: self.frames(), ..Broken::new(format!("{}: {what}", self.name), expected, seen) }
     }
 
+    /// What a tool answered, where it is no error: it was asked for by `what`.
+    ///
+    /// # Errors
+    /// It is one.
+    pub fn well(&self, what: &str, called: Called) -> Result<Called, Broken> {
+        if called.is_error { Err(self.broken(what, "an answer", &called.body)) } else { Ok(called) }
+    }
+
     /// Its last frames.
     #[must_use]
     pub fn frames(&self) -> Vec<Frame> {

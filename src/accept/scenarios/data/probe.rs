@@ -127,18 +127,14 @@ pub(super) async fn client(instance: &Instance, name: &str, project: &str) -> Re
 /// Asks a pattern, and breaks off where the answer is an error.
 pub(super) async fn well(client: &mut Client, pattern: &str, input: Value) -> Result<Value, Broken> {
     let called = call(client, pattern, input).await?;
-    body(client, pattern, called)
+    Ok(answer(client.well(pattern, called)?.body))
 }
 
 /// Stores a memory, and gives its id.
 pub(super) async fn remember(client: &mut Client, arguments: Value) -> Result<String, Broken> {
     let called = client.call("remember", arguments).await?;
-    let body = body(client, "remember", called)?;
+    let body = answer(client.well("remember", called)?.body);
     id_in(&body).ok_or_else(|| client.broken("remember", "an id", &body))
-}
-
-fn body(client: &Client, what: &str, called: Called) -> Result<Value, Broken> {
-    if called.is_error { Err(client.broken(what, "no error", &called.body)) } else { Ok(answer(called.body)) }
 }
 
 /// The answer of a pattern, without what is around it.

@@ -23,7 +23,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest as _},
 };
 
-use super::{all, crew, setup, well};
+use super::{all, crew, setup};
 use crate::accept::{
     client::{Client, LEGACY, MODERN, Target},
     load::{Dice, Recorder, workers},
@@ -154,7 +154,7 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     // The store is there from its first use on.
     let mut first = Client::socket("the first", &Target::of(&instance, crew()[0], "alpha"), MODERN).await?;
     let called = first.call("remember", json!({"content": "Somebody was here."})).await?;
-    well(&first, "remembering", called)?;
+    first.well("remembering", called)?;
     drop(first);
     come_and_go(&instance, stage.seed, WARMING).await?;
     // Threads that wait for work go; what is left is the server's own.

@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::Barrier;
 
-use super::{all, crew, setup, well};
+use super::{all, crew, setup};
 use crate::accept::{
     client::{Client, LEGACY, MODERN, Target},
     load::{Dice, workers},
@@ -111,7 +111,7 @@ async fn opened(instance: &Instance, sessions: usize) -> Result<Vec<(usize, bool
         };
         let content = format!("Kept by {}.", mark(number));
         let called = client.call("remember", json!({"content": content, "tags": [mark(number)]})).await?;
-        well(&client, "remembering", called)?;
+        client.well("remembering", called)?;
         clients.push((number, is_socket, client));
     }
     Ok(clients)

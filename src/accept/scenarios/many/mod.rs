@@ -11,7 +11,7 @@ mod register;
 mod same;
 
 use crate::accept::{
-    client::{Called, Client, MODERN, Target},
+    client::{Client, MODERN, Target},
     scenario::{Broken, Row, Seen},
     stage::{AGENTS, Database, Instance, Person, Setup, Stage, Where},
 };
@@ -82,11 +82,6 @@ async fn sockets(instance: &Instance, count: usize) -> Result<Vec<Client>, Broke
         clients.push(Client::socket(&format!("{} {number}", person.name), &target, MODERN).await?);
     }
     Ok(clients)
-}
-
-/// Its answer, where it is none of an error.
-fn well(client: &Client, what: &str, called: Called) -> Result<Called, Broken> {
-    if called.is_error { Err(client.broken(what, "an answer", &called.body)) } else { Ok(called) }
 }
 
 /// The first that failed, or what all of `expected` gave.

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::Barrier;
 
-use super::{all, over_postgres, setup, sockets, well};
+use super::{all, over_postgres, setup, sockets};
 use crate::accept::{
     client::{Called, Client},
     load::{Dice, workers},
@@ -147,7 +147,7 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
 
 async fn remember(client: &mut Client, content: &str) -> Result<String, Broken> {
     let called = client.call("remember", json!({"content": content})).await?;
-    let called = well(client, "remembering", called)?;
+    let called = client.well("remembering", called)?;
     match called.body["id"].as_str() {
         Some(id) => Ok(id.to_owned()),
         None => Err(client.broken("remembering", "an id", &called.body)),

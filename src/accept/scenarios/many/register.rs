@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{all, away, over_postgres, setup, sockets, well};
+use super::{all, away, over_postgres, setup, sockets};
 use crate::{
     accept::{
         client::Client,
@@ -62,7 +62,7 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let (instance, database) = over_postgres(stage, "m4", setup()).await?;
     let mut clients = sockets(&instance, writers * 2 + readers).await?;
     let called = clients[0].call("remember", json!({"content": "The one memory of all."})).await?;
-    let called = well(&clients[0], "remembering", called)?;
+    let called = clients[0].well("remembering", called)?;
     let Some(id) = called.body["id"].as_str().map(str::to_owned) else {
         return Err(clients[0].broken("remembering", "an id", &called.body));
     };
@@ -133,13 +133,13 @@ async fn write(
         arguments["supersedes"] = Value::from(last);
     }
     let called = own.call("remember", arguments).await?;
-    let called = well(own, "replacing a memory", called)?;
+    let called = own.well("replacing a memory", called)?;
     let Some(id) = called.body["id"].as_str().map(str::to_owned) else {
         return Err(own.broken("replacing a memory", "an id", &called.body));
     };
     for client in [own, other] {
         let called = client.run("accept.newest", json!({"tag": tag})).await?;
-        let called = well(client, "reading what was written", called)?;
+        let called = client.well("reading what was written", called)?;
         let text = called.body["memories"][0]["text"].as_str().unwrap_or_default();
         *locked(&board.own_reads) += 1;
         if called.body["total"] != 1 || called.body["memories"][0]["id"] != *id {
@@ -165,7 +165,7 @@ async fn label(
     let begun = Instant::now();
     let arguments = json!({"id": id, "label": label, "importance": importance(&label)});
     let called = client.call("accept_label", arguments).await?;
-    well(client, "labelling the shared memory", called)?;
+    client.well("labelling the shared memory", called)?;
     locked(&board.writes).push(Written { label, begun, acknowledged: Instant::now() });
     Ok(())
 }
@@ -174,7 +174,7 @@ async fn label(
 async fn read(client: &mut Client, id: &str, board: &Board) -> Result<(), Broken> {
     let begun = Instant::now();
     let called = client.run("accept.get", json!({"id": id})).await?;
-    let body = well(client, "reading the shared memory", called)?.body;
+    let body = client.well("reading the shared memory", called)?.body;
     let label = body["kind"].as_str().unwrap_or_default().to_owned();
     // Before the first label it has none.
     if body["tags"] == json!([]) {

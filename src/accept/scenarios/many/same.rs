@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write as _, sync::Arc};
 use serde_json::json;
 use tokio::sync::Barrier;
 
-use super::{all, setup, well};
+use super::{all, setup};
 use crate::accept::{
     client::{Client, MODERN, Target},
     load::workers,
@@ -40,7 +40,7 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     // Whatever is made when it is first needed is made, and connections stand.
     for client in &mut clients {
         let called = client.run("accept.echo", json!({"text": "here"})).await?;
-        well(client, "the first call", called)?;
+        client.well("the first call", called)?;
     }
     let (mut computed, mut shared, mut kept) = (Vec::new(), 0.0, 0.0);
     for round in 0..rounds {
@@ -57,7 +57,7 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
                 };
                 barrier.wait().await;
                 let called = client.run("accept.sweep", json!({"text": asked})).await?;
-                let called = well(&client, "asking what all ask", called)?;
+                let called = client.well("asking what all ask", called)?;
                 Ok((client, called))
             }
         })
