@@ -95,8 +95,7 @@ impl Postgres {
                 chown(path, Some(NOBODY), Some(NOBODY)).map_err(|error| broken(&error))?;
             }
         }
-        let path = std::ffi::OsString::from("/usr/bin:/bin");
-        let mut initdb = Program::new(&programs.join("initdb"), &path, true);
+        let mut initdb = Program::of_server(&programs.join("initdb"), true);
         initdb
             .command()
             .args(["-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--auth=trust", "--no-sync", "-D"])
@@ -249,8 +248,7 @@ impl Database {
 
 impl Own {
     fn launch(&self, ledger: &Arc<Ledger>) -> Result<Held, Broken> {
-        let path = std::ffi::OsString::from("/usr/bin:/bin");
-        let mut server = Program::new(&self.programs.join("postgres"), &path, true);
+        let mut server = Program::of_server(&self.programs.join("postgres"), true);
         server
             .command()
             .arg("-D")

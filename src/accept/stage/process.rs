@@ -52,6 +52,12 @@ impl Program {
         Self { command }
     }
 
+    /// A program of a server that is none of this program: with a `PATH` of the system alone.
+    #[must_use]
+    pub(super) fn of_server(program: &Path, as_nobody: bool) -> Self {
+        Self::new(program, std::ffi::OsStr::new("/usr/bin:/bin"), as_nobody)
+    }
+
     /// The command, for arguments, environment and folder.
     pub const fn command(&mut self) -> &mut Command {
         &mut self.command

@@ -185,8 +185,7 @@ impl Own {
         let file = self.folder.join("redis.conf");
         std::fs::write(&file, lines.join("\n") + "\n")
             .map_err(|error| Broken::new("configuring Redis", "a file", error))?;
-        let path = std::ffi::OsString::from("/usr/bin:/bin");
-        let mut server = Program::new(&self.program, &path, false);
+        let mut server = Program::of_server(&self.program, false);
         server.command().arg(&file);
         server.start("Redis", &self.ledger)
     }
