@@ -17,6 +17,7 @@ pub mod scenario;
 mod scenarios;
 pub mod stage;
 pub mod table;
+pub mod until;
 pub mod workload;
 
 use std::path::PathBuf;

@@ -19,6 +19,7 @@ use crate::accept::{
     metrics::{Metrics, get},
     scenario::{Broken, Row, Seen},
     stage::{ADMIN, Instance, Person, Setup, Stage, Where},
+    until::until,
 };
 
 /// A pattern whose answers are kept for ten minutes, and depend on nothing but its input.
@@ -124,13 +125,7 @@ async fn used(from: &mut Client, at: &mut Client, of: &str, within: Duration) ->
         let input = json!({"mark": format!("used {of} {number}")});
         for (client, is_told) in [(&mut *from, false), (&mut *at, true)] {
             let called = client.run(KEPT, input.clone()).await?;
-            if called.is_error {
-                return Err(client.broken(
-                    "asking for what is kept",
-                    "an answer",
-                    &json!({"body": called.body, "receipt": called.receipt}),
-                ));
-            }
+            let called = client.well("asking for what is kept", called)?;
             if is_told {
                 layer(&called).clone_into(&mut last);
             }
@@ -168,18 +163,14 @@ async fn standing(instance: &Instance) -> Result<(String, String, u16), Broken> 
 /// Waits until `/readyz` says so of Redis: how long that took, and the reason that it gives.
 async fn stands(instance: &Instance, wanted: &str, within: Duration) -> Result<(Duration, String), Broken> {
     let begun = Instant::now();
-    loop {
-        let (told, reason, status) = standing(instance).await?;
-        if told == wanted {
-            return Ok((begun.elapsed(), reason));
-        }
-        if begun.elapsed() > within {
-            return Err(Broken::new(
-                "waiting for /readyz",
-                format!("redis is {wanted} within {within:?}"),
-                format!("{status}: {told} ({reason})"),
-            ));
-        }
-        sleep(LOOK_EVERY).await;
+    let look = async || standing(instance).await;
+    let ((told, reason, status), held) = until(within, LOOK_EVERY, look, |(told, ..)| told == wanted).await?;
+    if held {
+        return Ok((begun.elapsed(), reason));
     }
+    Err(Broken::new(
+        "waiting for /readyz",
+        format!("redis is {wanted} within {within:?}"),
+        format!("{status}: {told} ({reason})"),
+    ))
 }

@@ -9,6 +9,7 @@ use crate::accept::{
     client::{Client, MODERN, Target},
     scenario::{Broken, Seen, Series},
     stage::{AGENTS, Instance, Setup, Stage},
+    until::until,
     workload,
 };
 
@@ -152,16 +153,12 @@ pub(super) async fn cycle(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> 
 /// Looks at `/readyz`, which may be some moments behind, until it says of Redis what it should.
 async fn is_well(watch: &mut Watch<'_>, seen: &mut Seen, when: &str, is_well: bool) -> Result<(), Broken> {
     let begun = Instant::now();
-    let text = loop {
-        let text = watch.backends().await?.to_string();
-        if text.contains("redis") != is_well || begun.elapsed() > STATE_MAX {
-            break text;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    };
+    let look = async || Ok(watch.backends().await?.to_string());
+    let (text, held) =
+        until(STATE_MAX, LOOK_EVERY, look, |text: &String| text.contains("redis") != is_well).await?;
     seen.check(
         format!("/readyz on the backends {when}"),
-        text.contains("redis") != is_well,
+        held,
         if is_well { "no breaker of Redis" } else { "the breaker of Redis" },
         format!("{text}, {:?} later", begun.elapsed()),
     );

@@ -16,6 +16,7 @@ use crate::accept::{
     metrics::Metrics,
     scenario::{Broken, Seen},
     stage::{AGENTS, Stage},
+    until::until,
     workload::{self, Caller, Kind},
 };
 
@@ -110,7 +111,7 @@ pub(super) async fn ended(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> 
         ),
     );
     // The store opens connections as it needs them; of what was ended more would be left.
-    let open = until(GONE_MAX, async || instance.descriptors().unwrap_or_default() <= quiet + MANY).await;
+    let open = soon(GONE_MAX, async || instance.descriptors().unwrap_or_default() <= quiet + MANY).await;
     seen.check(
         "what was opened is closed",
         open.is_some(),
@@ -132,7 +133,7 @@ async fn at_its_limit(
 ) -> Result<(), Broken> {
     let mut other = Client::socket("ben", target, MODERN).await?;
     let running = other.call("harbour_stuck", json!({}));
-    let watching = until(LIMIT, async || !sleepers(seconds).is_empty());
+    let watching = soon(LIMIT, async || !sleepers(seconds).is_empty());
     let (called, there) = tokio::join!(running, watching);
     let called = called?;
     seen.check("the program ran", there.is_some(), "a process", "none was seen");
@@ -158,7 +159,7 @@ async fn when_given_up(
             "params": {"requestId": id, "reason": "the client of the run gave up"}})
     };
     let id = client.post("tools/call", json!({"name": "harbour_long", "arguments": {}})).await?;
-    let there = until(GONE_MAX, async || !sleepers(seconds).is_empty()).await;
+    let there = soon(GONE_MAX, async || !sleepers(seconds).is_empty()).await;
     seen.check("a program that the client gives up ran", there.is_some(), "a process", "none was seen");
     client.say(cancelled(id)).await?;
     gone(seen, "the program is gone after the client gave up", seconds).await;
@@ -218,7 +219,7 @@ fn told(seen: &mut Seen, what: &str, called: &crate::accept::client::Called) {
 }
 
 async fn gone(seen: &mut Seen, what: &str, seconds: u64) {
-    let took = until(GONE_MAX, async || sleepers(seconds).is_empty()).await;
+    let took = soon(GONE_MAX, async || sleepers(seconds).is_empty()).await;
     seen.check(
         what,
         took.is_some(),
@@ -245,15 +246,11 @@ async fn closed(seen: &mut Seen, what: &str, mut host: TcpStream) {
 }
 
 /// How long it took until `holds`; `None` where it did not within `most`.
-async fn until(most: Duration, mut holds: impl AsyncFnMut() -> bool) -> Option<Duration> {
+async fn soon(most: Duration, mut holds: impl AsyncFnMut() -> bool) -> Option<Duration> {
     let begun = Instant::now();
-    while begun.elapsed() < most {
-        if holds().await {
-            return Some(begun.elapsed());
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    None
+    let look = async || Ok(holds().await);
+    let looked = until(most, Duration::from_millis(5), look, |held| *held).await;
+    looked.is_ok_and(|(_, held)| held).then(|| begun.elapsed())
 }
 
 /// Processes that sleep for so long, whoever's children they are by now.
