@@ -1,10 +1,7 @@
 //! What a server says of itself at `/metrics`, and at the other paths that only tell, as anybody with the right token
 //! reads it over HTTP.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -16,8 +13,9 @@ use super::{
     client::Target,
     scenario::Broken,
     stage::{ADMIN, Instance},
+    until::until,
 };
-use crate::dial::Dialer;
+use crate::{dial::Dialer, metrics::line};
 
 /// Beyond it an answer does not come.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -70,19 +68,9 @@ impl Metrics {
     pub async fn until(
         instance: &Instance,
         within: Duration,
-        mut holds: impl FnMut(&Self) -> bool,
+        holds: impl FnMut(&Self) -> bool,
     ) -> Result<(Self, bool), Broken> {
-        let begun = Instant::now();
-        loop {
-            let metrics = Self::of(instance).await?;
-            if holds(&metrics) {
-                return Ok((metrics, true));
-            }
-            if begun.elapsed() > within {
-                return Ok((metrics, false));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        until(within, LOOK_EVERY, async || Self::of(instance).await, holds).await
     }
 
     /// From OpenMetrics, or the text format of Prometheus.
@@ -161,42 +149,8 @@ pub async fn get(target: &Target, path: &str) -> Result<(u16, String), Broken> {
 }
 
 fn sample(line: &str) -> Option<Sample> {
-    let named = line.find(['{', ' '])?;
-    let (name, mut rest) = line.split_at(named);
-    let mut labels = BTreeMap::new();
-    if let Some(mut inner) = rest.strip_prefix('{') {
-        loop {
-            inner = inner.trim_start_matches([',', ' ']);
-            if let Some(after) = inner.strip_prefix('}') {
-                rest = after;
-                break;
-            }
-            let (label, quoted) = inner.split_once("=\"")?;
-            let (value, after) = quoted_text(quoted)?;
-            labels.insert(label.to_owned(), value);
-            inner = after;
-        }
-    }
-    // A timestamp or an exemplar may follow.
-    let value = rest.split_whitespace().next()?.parse().ok()?;
-    Some(Sample { name: name.to_owned(), labels, value })
-}
-
-/// What stands until the closing quote, without its escapes; and what follows.
-fn quoted_text(quoted: &str) -> Option<(String, &str)> {
-    let mut text = String::new();
-    let mut letters = quoted.char_indices();
-    while let Some((at, letter)) = letters.next() {
-        match letter {
-            '"' => return Some((text, &quoted[at + 1..])),
-            '\\' => match letters.next()?.1 {
-                'n' => text.push('\n'),
-                other => text.push(other),
-            },
-            letter => text.push(letter),
-        }
-    }
-    None
+    let read = line::read(line)?;
+    Some(Sample { name: read.name.to_owned(), labels: read.labels.into_iter().collect(), value: read.value })
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The figures as values, for those who show or export them: read from the text that scrapers get, so that nobody is
 //! told anything else than they.
 
+use super::line::{self, Line};
+
 /// What a family's figures are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FamilyKind {
@@ -107,21 +109,15 @@ pub(super) fn read(open_metrics: &str) -> Vec<Family> {
             families.push(Family { name: name.to_owned(), help, kind, series: Vec::new() });
         } else if !line.starts_with('#')
             && let Some(family) = families.last_mut()
-            && let Some((series, value)) = line.rsplit_once(' ')
-            && let Ok(value) = value.parse()
+            && let Some(figure) = line::read(line)
         {
-            put(family, series, value);
+            put(family, figure);
         }
     }
     families
 }
 
-fn put(family: &mut Family, series: &str, value: f64) {
-    let (name, labels) = match series.split_once('{') {
-        None => (series, ""),
-        Some((name, labels)) => (name, labels.strip_suffix('}').unwrap_or(labels)),
-    };
-    let mut labels = read_labels(labels);
+fn put(family: &mut Family, Line { name, mut labels, value }: Line<'_>) {
     if family.kind != FamilyKind::Histogram {
         family.series.push(Series { labels, reading: Reading::Number(value) });
         return;
@@ -148,34 +144,6 @@ fn put(family: &mut Family, series: &str, value: f64) {
         (None, Some("_sum")) => histogram.sum = value,
         (None, _) => {}
     }
-}
-
-/// `a="x",b="y"`, with `\\`, `\"` and `\n` in the values.
-fn read_labels(text: &str) -> Vec<(String, String)> {
-    let mut labels = Vec::new();
-    let mut rest = text;
-    while let Some((name, after)) = rest.split_once("=\"") {
-        let mut value = String::new();
-        let mut chars = after.char_indices();
-        let mut end = after.len();
-        while let Some((at, of)) = chars.next() {
-            match of {
-                '"' => {
-                    end = at + 1;
-                    break;
-                }
-                '\\' => match chars.next() {
-                    Some((_, 'n')) => value.push('\n'),
-                    Some((_, escaped)) => value.push(escaped),
-                    None => {}
-                },
-                plain => value.push(plain),
-            }
-        }
-        labels.push((name.trim_start_matches(',').to_owned(), value));
-        rest = &after[end..];
-    }
-    labels
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod durations;
 mod families;
+pub(crate) mod line;
 mod recent;
 mod samples;
 mod text;
