@@ -156,7 +156,7 @@ fn reason(result: &Result) -> (Weight, String) {
         (figure.level(*value) == Level::Critical).then_some((figure, *value))
     });
     match critical {
-        _ if row.is_vital => (Weight::Vital, format!("{} {} {failed}; it must not fail", row.id, row.title)),
+        _ if row.is_vital => (Weight::Vital, format!("{} {}: {failed}; it must not fail", row.id, row.title)),
         Some((figure, value)) if value.is_nan() => {
             (Weight::Critical, format!("{} {}: {} could not be measured", row.id, row.title, figure.name))
         }
@@ -167,7 +167,7 @@ fn reason(result: &Result) -> (Weight, String) {
                 format!("{} {}: {} is {value}, past what is critical", row.id, row.title, figure.name),
             )
         }
-        None => (Weight::Failed, format!("{} {} {failed}", row.id, row.title)),
+        None => (Weight::Failed, format!("{} {}: {failed}", row.id, row.title)),
     }
 }
 

@@ -213,6 +213,7 @@ fn a_level_is_near_within_a_tenth_and_never_at_a_threshold_of_nothing() {
     let less = figure(Better::Less, Some(100.0), Some(200.0));
     let more = figure(Better::More, Some(100.0), Some(50.0));
     let strict = figure(Better::Less, Some(0.0), Some(0.0));
+    let share = FigureRow { unit: "%", ..figure(Better::More, Some(95.0), Some(90.0)) };
     let shown = figure(Better::More, None, None);
     for (figure, value, level) in [
         (less, 50.0, Level::Good),
@@ -228,6 +229,8 @@ fn a_level_is_near_within_a_tenth_and_never_at_a_threshold_of_nothing() {
         (more, 99.9, Level::Warning),
         (more, 50.0, Level::Warning),
         (more, 49.9, Level::Critical),
+        (share, 99.0, Level::Near),
+        (share, 100.0, Level::Good),
         (strict, 0.0, Level::Good),
         (strict, 1.0, Level::Critical),
         (shown, 5.0, Level::Good),

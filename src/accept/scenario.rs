@@ -183,6 +183,10 @@ impl FigureRow {
         if self.target.is_some_and(is_past) {
             return Level::Warning;
         }
+        // All of all is as good as can be.
+        if self.unit == "%" && self.better == Better::More && value >= 100.0 {
+            return Level::Good;
+        }
         let is_near = self.target.or(self.critical).is_some_and(|threshold| {
             let from = (value - threshold).abs();
             from > 0.0 && from < threshold.abs() * 0.1

@@ -8,8 +8,11 @@ use crate::accept::{
     scenario::{Distribution, Result},
 };
 
-/// Parts of the time that a scenario took.
-const PARTS: usize = 40;
+/// Parts of the time that a scenario took, at most; and calls that a part has, in the middle of all.
+const PARTS_MAX: usize = 40;
+const CALLS_A_PART: usize = 10;
+/// Of fewer calls there is nothing to see over time.
+const CALLS_MIN: usize = 80;
 
 /// Figures of one kind of call, in milliseconds.
 pub(super) struct Latency {
@@ -66,15 +69,15 @@ pub(super) fn charts(result: &Result) -> Vec<Chart> {
         vec![chart("share", "Share of calls answered within", "ms, logarithmic", "%", true, lines(&shares))];
     let end = timed.iter().flat_map(|one| one.calls.iter().map(|(at, _)| *at)).max().unwrap_or_default();
     let calls: usize = timed.iter().map(|one| one.calls.len()).sum();
-    // Of fewer there is nothing to see over time.
-    if end > Duration::ZERO && calls >= 2 * PARTS {
+    let parts = Parts { end, count: (calls / CALLS_A_PART).min(PARTS_MAX) };
+    if end > Duration::ZERO && calls >= CALLS_MIN {
         charts.push(chart(
             "time",
             "P95 latency over time",
             "s",
             "ms",
             false,
-            lines(&|one| over_time(one, end)),
+            lines(&|one| over_time(one, parts)),
         ));
         charts.push(chart(
             "rate",
@@ -82,7 +85,7 @@ pub(super) fn charts(result: &Result) -> Vec<Chart> {
             "s",
             "calls/s",
             false,
-            vec![Line { name: "all calls".to_owned(), points: rate(&timed, end) }],
+            vec![Line { name: "all calls".to_owned(), points: rate(&timed, parts) }],
         ));
     }
     charts
@@ -94,41 +97,51 @@ fn shares(distribution: &Distribution) -> Vec<(f64, f64)> {
     (1..=100_u32).map(|share| (percentile(&times, f64::from(share)).max(0.001), f64::from(share))).collect()
 }
 
-fn part(at: Duration, end: Duration) -> usize {
-    ((at.as_secs_f64() / end.as_secs_f64() * PARTS as f64) as usize).min(PARTS - 1)
+/// The time until `end`, in parts of the same length.
+#[derive(Clone, Copy)]
+struct Parts {
+    end: Duration,
+    count: usize,
 }
 
-/// The middle of a part, in seconds.
-fn middle(part: usize, end: Duration) -> f64 {
-    (part as f64 + 0.5) * end.as_secs_f64() / PARTS as f64
-}
-
-fn over_time(distribution: &Distribution, end: Duration) -> Vec<(f64, f64)> {
-    let mut parts = vec![Vec::new(); PARTS];
-    for (at, took) in &distribution.calls {
-        parts[part(*at, end)].push(*took);
+impl Parts {
+    fn of(self, at: Duration) -> usize {
+        ((at.as_secs_f64() / self.seconds()) as usize).min(self.count - 1)
     }
-    let filled = parts.iter_mut().enumerate().filter(|(_, times)| !times.is_empty());
+
+    /// Of one.
+    fn seconds(self) -> f64 {
+        self.end.as_secs_f64() / self.count as f64
+    }
+
+    /// The middle of one, in seconds.
+    fn middle(self, part: usize) -> f64 {
+        (part as f64 + 0.5) * self.seconds()
+    }
+}
+
+fn over_time(distribution: &Distribution, parts: Parts) -> Vec<(f64, f64)> {
+    let mut filled = vec![Vec::new(); parts.count];
+    for (at, took) in &distribution.calls {
+        filled[parts.of(*at)].push(*took);
+    }
+    let filled = filled.iter_mut().enumerate().filter(|(_, times)| !times.is_empty());
     filled
         .map(|(number, times)| {
             times.sort_unstable();
-            (middle(number, end), percentile(times, 95.0))
+            (parts.middle(number), percentile(times, 95.0))
         })
         .collect()
 }
 
 /// Calls that began in each part, a second.
-fn rate(timed: &[&Distribution], end: Duration) -> Vec<(f64, f64)> {
-    let mut parts = [0_u32; PARTS];
+fn rate(timed: &[&Distribution], parts: Parts) -> Vec<(f64, f64)> {
+    let mut begun = vec![0_u32; parts.count];
     for (at, _) in timed.iter().flat_map(|one| &one.calls) {
-        parts[part(*at, end)] += 1;
+        begun[parts.of(*at)] += 1;
     }
-    let seconds = end.as_secs_f64() / PARTS as f64;
-    parts
-        .iter()
-        .enumerate()
-        .map(|(number, calls)| (middle(number, end), f64::from(*calls) / seconds))
-        .collect()
+    let begun = begun.iter().enumerate();
+    begun.map(|(number, calls)| (parts.middle(number), f64::from(*calls) / parts.seconds())).collect()
 }
 
 /// A scenario's curves: resources, cache hits, recoveries.

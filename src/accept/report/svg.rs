@@ -14,6 +14,8 @@ const TOP: f64 = 24.0;
 const BOTTOM: f64 = 30.0;
 /// Lines have as many looks; more begin again.
 const LOOKS: usize = 6;
+/// Room that the number of a mark takes.
+const MARK_WIDTH: f64 = 16.0;
 /// Points of a line that can be told apart.
 const POINTS_MAX: usize = 240;
 
@@ -76,18 +78,8 @@ impl Chart {
             for (place, line) in lines.iter().enumerate() {
                 curve(&mut drawn, place % LOOKS, &line.points, &across, &up);
             }
-            for (number, (at, _)) in self.marks.iter().enumerate().filter(|(_, (at, _))| self.has_place(*at))
-            {
-                let x = across.place(*at);
-                let _ = write!(
-                    drawn,
-                    "<path class=\"mark\" d=\"M{x:.1} {TOP}V{:.1}\"/>\
-                     <text class=\"mark\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-                    HEIGHT - BOTTOM,
-                    TOP - 4.0,
-                    number + 1
-                );
-            }
+            let placed = self.marks.iter().enumerate().filter(|(_, (at, _))| self.has_place(*at));
+            mark(&mut drawn, placed.map(|(number, (at, _))| (number + 1, across.place(*at))));
         }
         drawn.push_str("</svg>");
         self.legend(&mut drawn);
@@ -180,6 +172,30 @@ impl Chart {
             }
             drawn.push_str("</ol>");
         }
+    }
+}
+
+/// Marks, each at its place. Numbers of those that have no room beside each other stand as one: `4–6`.
+fn mark(drawn: &mut String, placed: impl Iterator<Item = (usize, f64)>) {
+    let mut groups: Vec<Vec<(usize, f64)>> = Vec::new();
+    for (number, x) in placed {
+        let _ = write!(drawn, "<path class=\"mark\" d=\"M{x:.1} {TOP}V{:.1}\"/>", HEIGHT - BOTTOM);
+        match groups.last_mut() {
+            Some(group) if group.last().is_some_and(|(_, last)| (x - last).abs() < MARK_WIDTH) => {
+                group.push((number, x));
+            }
+            _ => groups.push(vec![(number, x)]),
+        }
+    }
+    for group in groups {
+        let ((first, from), (last, to)) = (group[0], group[group.len() - 1]);
+        let said = if first == last { first.to_string() } else { format!("{first}–{last}") };
+        let _ = write!(
+            drawn,
+            "<text class=\"mark\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{said}</text>",
+            f64::midpoint(from, to),
+            TOP - 4.0
+        );
     }
 }
 
