@@ -57,7 +57,7 @@ pub(super) fn rows() -> Vec<Row> {
         },
         Row {
             id: "P5",
-            how: "the tasks make their first call to TMWS ten times",
+            how: "a third of the tasks is asked for, and they make their first call to TMWS ten times",
             red: &["median"],
             sabotage: Sabotage { task_set: Some(repeating), ..Sabotage::default() },
             ..Row::default()
@@ -72,7 +72,7 @@ pub(super) fn rows() -> Vec<Row> {
     ]
 }
 
-/// A checkout in `empty` whose tasks make their first call many times.
+/// A checkout in `empty` with some of the tasks, which make their first call many times.
 fn repeating(found: &Path, empty: &Path) -> io::Result<PathBuf> {
     let folder = empty.join("compat/tokens");
     fs::create_dir_all(&folder)?;
@@ -86,7 +86,13 @@ fn repeating(found: &Path, empty: &Path) -> io::Result<PathBuf> {
         }
     }
     let mut text = String::new();
-    for line in fs::read_to_string(found.join("tasks.toml"))?.lines() {
+    let (mut tasks, all) = (0, fs::read_to_string(found.join("tasks.toml"))?);
+    for line in all.lines() {
+        tasks += usize::from(line == "[[task]]");
+        // The middle of a third of them lies where that of all does.
+        if !tasks.is_multiple_of(3) {
+            continue;
+        }
         let first = line.strip_prefix("b = ['execute_pattern").and_then(|rest| rest.split_once('\''));
         let _ = match first {
             Some((first, rest)) => {

@@ -124,9 +124,7 @@ impl Walk {
         total: u64,
     ) -> Result<(), Broken> {
         let called = client.run("memory.by-tag", question()).await?;
-        if called.is_error {
-            return Err(client.broken(what, "an answer", &called.body));
-        }
+        let called = client.well(what, called)?;
         self.note(what, layer, total, super::layer(&called), &called.body);
         Ok(())
     }
@@ -140,10 +138,7 @@ impl Walk {
         self.written += 1;
         let content = format!("berth number {} is free", self.written);
         let called = client.call("remember", json!({"content": content, "tags": ["berth"]})).await?;
-        if called.is_error {
-            return Err(client.broken("remembering", "an acknowledgement", &called.body));
-        }
-        Ok(())
+        client.well("remembering", called).map(drop)
     }
 
     fn tell(&self, seen: &mut Seen) {
@@ -184,7 +179,7 @@ pub(super) async fn ends(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
             for is_found in [false, true] {
                 let (maker, finder) = (client(&a, ada).await?, client(&b, ada).await?);
                 let mark = format!("{key} {is_found}");
-                running.spawn(one_life(ms, mark, maker, is_found.then_some(finder)));
+                running.spawn(one_of_some(ms, mark, maker, is_found.then_some(finder)));
             }
         }
     }
@@ -244,11 +239,29 @@ struct Life {
     doubt: Duration,
 }
 
-async fn one_life(
+/// One whose answer was kept half-way. On a machine so busy that Redis is not waited for it is not found there; then
+/// another one is looked at.
+async fn one_of_some(
     ms: u64,
     mark: String,
     mut maker: Client,
     mut finder: Option<Client>,
+) -> Result<Life, Broken> {
+    let mut tries = 1;
+    loop {
+        let lived = one_life(ms, format!("{mark} {tries}"), &mut maker, finder.as_mut()).await;
+        if lived.is_ok() || finder.is_none() || tries == TRIES {
+            return lived;
+        }
+        tries += 1;
+    }
+}
+
+async fn one_life(
+    ms: u64,
+    mark: String,
+    maker: &mut Client,
+    finder: Option<&mut Client>,
 ) -> Result<Life, Broken> {
     let (pattern, input) = (name(ms), json!({"mark": mark}));
     let sent = Instant::now();
@@ -260,10 +273,7 @@ async fn one_life(
     let is_found = finder.is_some();
     let mut was_shared = false;
     sleep(Duration::from_millis(ms / 2)).await;
-    let watcher = match &mut finder {
-        Some(finder) => finder,
-        None => &mut maker,
-    };
+    let watcher = finder.unwrap_or(maker);
     let mut last_hit = None;
     loop {
         let sent = Instant::now();
