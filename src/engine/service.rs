@@ -301,12 +301,13 @@ impl Engine {
                 let (pattern, matched_by) = (Arc::clone(&chosen.pattern), chosen.matched_by);
                 let run = self.run_chosen(scope, request, chosen, allowed.workspace(), around);
                 // Every wait of a run has the deadline itself, and says more of what was late.
-                let ran = timeout_at(Instant::from_std(deadline) + LATE_MAX, run).await.unwrap_or_else(|_| {
-                    Err(late(&format!(
-                        "the call's time was over before the answer of {} was made; ask for less",
-                        pattern.name
-                    )))
-                });
+                let ran =
+                    timeout_at(Instant::from_std(deadline) + LATE_MAX, run).await.unwrap_or_else(|_| {
+                        Err(late(&format!(
+                            "the call's time was over before the answer of {} was made; ask for less",
+                            pattern.name
+                        )))
+                    });
                 ran.map_err(|error| {
                     error.with_receipt(|receipt| {
                         receipt.name(&pattern);
@@ -733,6 +734,7 @@ async fn prepared(
             message: "checking the input failed unexpectedly; the server's log has the details".to_owned(),
             part: Some("input".to_owned()),
             retry_after: None,
+            receipt: None,
         }),
         Err(_) => Err(late("the call's time was over before its input was checked; give less")),
     }
