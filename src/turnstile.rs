@@ -114,6 +114,7 @@ impl Turnstile {
     }
 
     /// How many wait.
+    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.lock().waiting
     }

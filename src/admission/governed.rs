@@ -64,18 +64,18 @@ impl Governed {
         metrics: Arc<Metrics>,
         audit: Option<Arc<Audit>>,
     ) -> Arc<Self> {
-        let turnstile = Turnstile::new(network.inflight_total_max, connection.inflight_requests_max.max(1));
-        let shares = Arc::new(Shares::new());
+        let turnstile = Turnstile::new(network.inflight_total_max, usize::MAX);
+        let shares = Arc::new(Shares::new(connection.inflight_requests_max.max(1)));
         let running = Arc::clone(&turnstile);
         metrics.sample("calls_in_flight", "Calls that the service works on", Sampled::Gauge, move || {
             vec![Sample::plain(running.running() as f64)]
         });
-        let lines = (Arc::clone(&shares), Arc::clone(&turnstile));
+        let line = Arc::clone(&shares);
         metrics.sample(
             "calls_waiting",
             "Calls that wait until others have ended",
             Sampled::Gauge,
-            move || vec![Sample::plain((lines.0.waiting() + lines.1.waiting()) as f64)],
+            move || vec![Sample::plain(line.waiting() as f64)],
         );
         if let Some(audit) = &audit {
             watch(audit, &metrics);
@@ -127,7 +127,8 @@ impl Governed {
 
     /// The same, waited for. `None`: too many of the lane wait.
     async fn enter(&self, lane: u64) -> Option<(Share, Permit)> {
-        let share = self.shares.enter(lane).await;
+        let waiting = self.shares.wait(lane)?;
+        let share = waiting.share().await;
         let permit = match self.turnstile.enter(lane) {
             Entry::Now(permit) => permit,
             Entry::Later(waiting) => waiting.await,

@@ -31,6 +31,7 @@ const LANES_MAX: usize = 256;
 /// The lanes: one for the calls of each connection.
 pub(super) struct Shares {
     places: usize,
+    waiting_max: usize,
     waiting: AtomicUsize,
     state: Mutex<State>,
 }
@@ -50,6 +51,7 @@ struct Lane {
     held: Mutex<Held>,
     /// A place was given back.
     freed: Notify,
+    waiting: AtomicUsize,
 }
 
 /// The places that are taken, by their numbers, and since when: the oldest first.
@@ -66,23 +68,21 @@ pub(super) struct Share {
     number: u64,
 }
 
-/// Counts one who waits.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+/// A call that waits, counted until it is dropped.
+pub(super) struct Waiting<'a> {
+    shares: &'a Shares,
+    number: u64,
+    lane: Arc<Lane>,
 }
 
 impl Shares {
-    /// One place a processor for each lane.
-    pub(super) fn new() -> Self {
-        Self::of(available_parallelism().map_or(1, NonZero::get).max(2))
+    /// One place a processor for each lane; in each at most `waiting_max` wait.
+    pub(super) fn new(waiting_max: usize) -> Self {
+        Self::of(available_parallelism().map_or(1, NonZero::get).max(2), waiting_max)
     }
 
-    fn of(places: usize) -> Self {
-        Self { places, waiting: AtomicUsize::new(0), state: Mutex::default() }
+    fn of(places: usize, waiting_max: usize) -> Self {
+        Self { places, waiting_max, waiting: AtomicUsize::new(0), state: Mutex::default() }
     }
 
     /// A share for a call of the lane `number` that comes at `now`, unless it has to wait.
@@ -102,21 +102,14 @@ impl Shares {
         lane.take(places, now).ok()
     }
 
-    /// Waits for the calls of the lane that came before, and for a place.
-    pub(super) async fn enter(&self, number: u64) -> Share {
+    /// A call of the lane `number` is about to wait, for its share or for what comes after it. `None`: too many do.
+    pub(super) fn wait(&self, number: u64) -> Option<Waiting<'_>> {
         let lane = self.state().lane(number);
+        // Counted first: of several that come at the same time no more are let in.
+        let before = lane.waiting.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting(&self.waiting);
-        let _next = lane.next.lock().await;
-        loop {
-            let now = Instant::now();
-            let is_alone = self.state().is_alone(number, now);
-            match lane.take(if is_alone { usize::MAX } else { self.places }, now) {
-                Ok(share) => return share,
-                // Whether told or not, it looks again.
-                Err(free_at) => drop(timeout_at(free_at.into(), lane.freed.notified()).await),
-            }
-        }
+        let waiting = Waiting { shares: self, number, lane };
+        (before < self.waiting_max).then_some(waiting)
     }
 
     /// How many wait.
@@ -126,6 +119,30 @@ impl Shares {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting<'_> {
+    /// Waits for the calls of the lane that came before, and for a place.
+    pub(super) async fn share(&self) -> Share {
+        let Self { shares, number, lane } = self;
+        let _next = lane.next.lock().await;
+        loop {
+            let now = Instant::now();
+            let is_alone = shares.state().is_alone(*number, now);
+            match lane.take(if is_alone { usize::MAX } else { shares.places }, now) {
+                Ok(share) => return share,
+                // Whether told or not, it looks again.
+                Err(free_at) => drop(timeout_at(free_at.into(), lane.freed.notified()).await),
+            }
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.lane.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.shares.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
