@@ -143,6 +143,10 @@ impl Folder {
         Arc::new(Self { path, slot: Mutex::new(Slot::Unread) })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -91,6 +91,16 @@ impl Embeddings {
         Self::of(Source::None)
     }
 
+    /// Tells what was found with one model from what was found with another or with none. Nothing is read for it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.source {
+            Source::Builtin => "builtin".to_owned(),
+            Source::Folder(folder) => format!("folder {}", folder.path().display()),
+            Source::None => "none".to_owned(),
+        }
+    }
+
     fn of(source: Source) -> Arc<Self> {
         Arc::new(Self { source, is_ailing: AtomicBool::new(false) })
     }

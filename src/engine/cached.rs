@@ -152,6 +152,11 @@ impl Engine {
         } else {
             Vec::new()
         };
+        // Whoever searches with another model, or with none, finds something else.
+        let embedding = match &self.outside().embeddings {
+            Some(embeddings) if keeping.reads_memory && self.cache.is_shared() => embeddings.name(),
+            _ => String::new(),
+        };
         let key = keeping.key(
             &Asked {
                 pattern: &call.chosen.pattern,
@@ -164,6 +169,7 @@ impl Engine {
                 mode: call.request.mode,
                 parts: &parts.texts,
                 sources: &sources,
+                embedding: &embedding,
                 store,
             },
             has_session,
@@ -216,15 +222,19 @@ impl Engine {
         around: &Surroundings<'_>,
     ) -> Option<Execution> {
         let (entry, layer) = self.cache.get(&place.key, place.wanted, wait(around)).await?;
-        // Its rest may be gone before its time: others took its room, or a copy of the store was put in the store's place.
-        if let Some(handle) = entry.value.handle() {
-            let until = around.deadline.min(Instant::now() + MARK_MAX);
-            let asked = self.store().has_result(&call.within, handle, self.now());
-            if !matches!(timeout_at(until.into(), asked).await, Ok(Ok(true))) {
-                return None;
-            }
+        if !self.has_rest(call, &entry.value, around).await {
+            return None;
         }
         Some(entry.value.execution(&call.chosen.pattern, layer))
+    }
+
+    /// Whether the rest of a kept answer is there, where it has one. It may be gone before its time: others took its room, or
+    /// a copy of the store was put in the store's place.
+    async fn has_rest(&self, call: &Call<'_>, answer: &Answer, around: &Surroundings<'_>) -> bool {
+        let Some(handle) = answer.handle() else { return true };
+        let until = around.deadline.min(Instant::now() + MARK_MAX);
+        let asked = self.store().has_result(&call.within, handle, self.now());
+        matches!(timeout_at(until.into(), asked).await, Ok(Ok(true)))
     }
 
     /// Runs, and keeps the answer where it has a place. `begins` is told where it does run.
@@ -276,12 +286,13 @@ impl Engine {
                 Lease::Taken(lease) => {
                     // Its last holder may have ended between the look and the lease.
                     let (now, wait) = (Instant::now(), wait(around));
-                    let Some(entry) = self.cache.await_shared(&place.key, place.wanted, now, wait).await
-                    else {
-                        return Maker::This(Some(lease));
-                    };
-                    self.cache.give_back(&place.key, lease, wait).await;
-                    return Maker::Other(entry);
+                    match self.cache.await_shared(&place.key, place.wanted, now, wait).await {
+                        Some(entry) if self.has_rest(call, &entry.value, around).await => {
+                            self.cache.give_back(&place.key, lease, wait).await;
+                            return Maker::Other(entry);
+                        }
+                        _ => return Maker::This(Some(lease)),
+                    }
                 }
                 Lease::Unavailable => return Maker::This(None),
                 Lease::Held => {}
@@ -298,7 +309,9 @@ impl Engine {
                 () = around.cancel.cancelled() => return Maker::This(None),
             };
             if let Some(entry) = waited {
-                return Maker::Other(entry);
+                // Without its rest it is the one that is being made anew: nothing tells when that is done.
+                let is_whole = self.has_rest(call, &entry.value, around).await;
+                return if is_whole { Maker::Other(entry) } else { Maker::This(None) };
             }
         }
     }
@@ -357,14 +370,15 @@ async fn name_of(store: &SharedStore, deadline: Instant) -> Result<[u8; 32], ()>
 mod tests {
     use jiff::Timestamp;
     use serde_json::Map;
+    use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::{
         cache::{CacheLimits, SecondLayer, testing::Chosen},
         engine::{
-            Caller, Clock, EngineSettings, ExecuteRequest, LiveLibrary, NobodyToAsk, Patterns as _, Target,
-            Unobserved, Workspaces,
+            Caller, Clock, EngineSettings, ExecuteRequest, LiveLibrary, NobodyToAsk, Outcome, Patterns as _,
+            Target, Unobserved, Workspaces,
         },
         pattern::{Mode, library::Library},
         scope::{ProjectId, Scope},
@@ -394,7 +408,7 @@ mod tests {
         second: Arc<Chosen>,
         store: SharedStore,
         library: Arc<LiveLibrary>,
-        _folder: tempfile::TempDir,
+        folder: tempfile::TempDir,
     }
 
     impl Instances {
@@ -402,7 +416,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let store = SqliteStore::open(SqliteOptions::new(folder.path().join("store.db"))).await.unwrap();
             let library = Arc::new(LiveLibrary::new(Library::built_in()));
-            Self { second: Arc::default(), store: Arc::new(store), library, _folder: folder }
+            Self { second: Arc::default(), store: Arc::new(store), library, folder }
         }
 
         fn instance(&self) -> Arc<Engine> {
@@ -513,6 +527,34 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(way(&ask(&next).await), MISS);
         assert!(begun.elapsed() < LEASE_MIN, "nobody held it any more");
+    }
+
+    #[tokio::test]
+    async fn an_expensive_answer_whose_rest_is_gone_is_made_anew() {
+        let instances = Instances::new().await;
+        for number in 0..60 {
+            let content = format!("berth {number}: {}", "harbour ".repeat(60));
+            let new = NewMemory { content, tags: vec!["berth".into()], ..NewMemory::default() };
+            instances.store.remember(&scope(), new, Now.now()).await.unwrap();
+        }
+        let handle = |execution: &Execution| match &execution.outcome {
+            Outcome::Output { handle: Some(handle), .. } => handle.clone(),
+            _ => panic!("no handle: {}", execution.text),
+        };
+        let one = instances.slow_instance();
+        let first = ask(&one).await;
+        let mut file = SqliteConnectOptions::new()
+            .filename(instances.folder.path().join("store.db"))
+            .connect()
+            .await
+            .unwrap();
+        sqlx::query("DELETE FROM result").execute(&mut file).await.unwrap();
+        file.close().await.unwrap();
+        // The layer that instances share has it still: neither who made it nor another gives it.
+        let made = ask(&one).await;
+        assert_eq!(way(&made), MISS);
+        assert_ne!(handle(&made), handle(&first));
+        assert_eq!(handle(&ask(&instances.slow_instance()).await), handle(&made));
     }
 
     #[test]

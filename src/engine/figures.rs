@@ -191,12 +191,6 @@ impl OwnFigures {
         })?;
         Some(upper_bound(class))
     }
-
-    /// Calls that failed because the store could not be used.
-    #[must_use]
-    pub fn store_failures(&self) -> u64 {
-        self.failed.get(ErrorKind::StoreUnavailable.code()).copied().unwrap_or(0)
-    }
 }
 
 /// The class of a duration: below 8 µs one a microsecond, then eight to each doubling.
@@ -259,7 +253,7 @@ mod tests {
         let own = figures.of(&ada).unwrap();
         assert_eq!((own.calls, own.tokens_out, own.bytes_out, own.bytes_seen), (2, 7, 10, 1_000));
         assert_eq!(own.patterns, BTreeMap::from([("repo.digest".to_owned(), (2, 1))]));
-        assert_eq!((own.store_failures(), own.shared), (1, 0));
+        assert_eq!((own.failed[ErrorKind::StoreUnavailable.code()], own.shared), (1, 0));
         // Another agent or session of the same principal is the same.
         assert_eq!(figures.of(&ada.with_session("s")).unwrap().calls, 2);
     }

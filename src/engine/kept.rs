@@ -200,8 +200,8 @@ impl Keeping {
 
     /// The key of an answer. `within`: the scope within the call's session; `scratch`: of that session.
     pub(super) fn key(&self, asked: &Asked<'_>, has_session: bool) -> Option<cache::Key> {
-        let Asked { pattern, workspace, within, scratch, project, input, query, mode, parts, sources, store } =
-            asked;
+        let Asked { pattern, workspace, within, scratch, project, input, query, mode, .. } = asked;
+        let Asked { parts, sources, store, embedding, .. } = asked;
         let mut bound = serde_json::Map::new();
         for (name, source) in &pattern.binds {
             let value = match (source, workspace) {
@@ -218,7 +218,7 @@ impl Keeping {
         let rights = within.rights().to_string();
         let query = query.map_or_else(String::new, |query| format!("?{query}"));
         let mode = [*mode as u8];
-        let whole: [&[u8]; 10] = [
+        let whole: [&[u8]; 11] = [
             KEY_VERSION,
             pattern.hash.as_bytes(),
             rights.as_bytes(),
@@ -229,6 +229,7 @@ impl Keeping {
             query.as_bytes(),
             scratch.as_bytes(),
             sources,
+            embedding.as_bytes(),
         ];
         let parts = parts.iter().map(String::as_bytes).chain([store.as_slice()]);
         cache::Key::new(within, self.reach, has_session, whole.into_iter().chain(parts))
@@ -266,6 +267,8 @@ pub(super) struct Asked<'a> {
     pub(super) sources: &'a [u8],
     /// In the order of [`Keeping::parts`].
     pub(super) parts: &'a [String],
+    /// Names the model that memories are searched with, where the pattern reads any and other instances may have another.
+    pub(super) embedding: &'a str,
     /// Names the store, where answers depend on it and other instances read them too.
     pub(super) store: [u8; 32],
 }
@@ -368,7 +371,7 @@ mod tests {
             assert_eq!(keeping.asks_sources, asks_sources, "{steps}");
             let within = Scope::mint(ProjectId::personal(), "ada", "agent", None);
             let root = Workspace::Root("/harbour".into());
-            let key = |sources: &[u8]| {
+            let key = |sources: &[u8], embedding: &str| {
                 let asked = Asked {
                     pattern: &pattern,
                     workspace: &root,
@@ -380,15 +383,16 @@ mod tests {
                     mode: Mode::Balanced,
                     parts: &[],
                     sources,
+                    embedding,
                     store: [0; 32],
                 };
                 keeping.key(&asked, false).unwrap()
             };
-            assert_eq!(key(b"one"), key(b"one"));
-            assert_ne!(
-                key(b"one"),
-                key(b"another"),
-                "what the configuration says of databases is part of it"
+            assert_eq!(key(b"one", "none"), key(b"one", "none"));
+            let others = [key(b"another", "none"), key(b"one", "builtin")];
+            assert!(
+                !others.contains(&key(b"one", "none")),
+                "what is asked, and what it is searched with, are part of it"
             );
         }
         let asks = ("  - {id: a, uses: session.open, with: {}}", "{}");

@@ -22,9 +22,6 @@ pub(super) fn run(uses: &str, ctx: &StepContext, _: &Map<String, Value>) -> Resu
     let own = ctx.outside.figures.of(&ctx.scope);
     let mut value = own.as_ref().map_or_else(nothing, told);
     let mut degraded = ctx.outside.degraded(&ctx.scope);
-    if let Some(failures) = own.map(|own| own.store_failures()).filter(|failures| *failures > 0) {
-        degraded.push(format!("store: could not be used in {failures} calls"));
-    }
     if tokens::count("").estimated {
         degraded.push("tokens: the vocabulary is not loaded, they are estimated".to_owned());
     }
