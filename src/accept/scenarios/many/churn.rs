@@ -36,6 +36,9 @@ use crate::accept::{
 const COMINGS: usize = 1_000;
 /// Before anything is counted: whatever is kept for the next, such as connections to a database file, is there then.
 const WARMING: usize = 400;
+/// What a connection to the file has: a thread, and the file and its log open.
+const THREADS_EACH: f64 = 1.0;
+const DESCRIPTORS_EACH: f64 = 2.0;
 /// So many at the same time.
 const AT_ONCE: usize = 24;
 /// One of them takes no longer.
@@ -100,6 +103,8 @@ struct Counted {
     sessions: f64,
     threads: f64,
     descriptors: usize,
+    /// Connections of the store to its file. Their number has a bound and they stay, so a new one is nothing that leaked.
+    store: f64,
     /// Sessions and results that the store keeps.
     rows: i64,
     resident: u64,
@@ -114,6 +119,7 @@ impl Counted {
             calls: calls.iter().map(|name| metrics.sum(name, &[])).sum(),
             sessions: metrics.sum("tmws_sessions", &[]),
             threads: metrics.sum("process_threads", &[]),
+            store: metrics.sum("tmws_store_connections", &[]),
             descriptors: instance
                 .descriptors()
                 .ok_or_else(|| Broken::new("counting descriptors", "a folder in /proc", "there is none"))?,
@@ -134,11 +140,12 @@ impl Counted {
     /// What there is beyond `before`: tasks (connections, calls and threads), descriptors and handles.
     fn beyond(&self, before: &Self) -> [f64; 3] {
         let more = |now: f64, then: f64| (now - then).max(0.0);
+        let opened = more(self.store, before.store);
         [
             more(self.connections, before.connections)
                 + more(self.calls, before.calls)
-                + more(self.threads, before.threads),
-            more(self.descriptors as f64, before.descriptors as f64),
+                + more(self.threads, before.threads + opened * THREADS_EACH),
+            more(self.descriptors as f64, before.descriptors as f64 + opened * DESCRIPTORS_EACH),
             more(self.sessions, before.sessions) + more(self.rows as f64, before.rows as f64),
         ]
     }
