@@ -11,7 +11,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{EngineError, ErrorKind, Execution, Outcome};
+use super::{EngineError, Execution, Outcome};
 use crate::{
     cache::Layer,
     scope::{ProjectId, Scope},
@@ -216,7 +216,7 @@ fn upper_bound(class: usize) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Receipt;
+    use crate::engine::{ErrorKind, Receipt};
 
     fn scope(principal: &str, project: &str) -> Scope {
         Scope::mint(ProjectId::parse(project).unwrap(), principal, "default", None)
