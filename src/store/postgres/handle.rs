@@ -239,18 +239,27 @@ impl Write for EndSession {
 
 /// Whether that was noted.
 pub(super) async fn is_ended(database: &Database, bound: &Bound, now: Timestamp) -> Result<bool, StoreError> {
+    let ended = "SELECT EXISTS (SELECT FROM tmws.ended_session \
+                 WHERE name_hash = $1 AND realm = $2 AND principal = $3 AND expires > $4)";
+    holds(database, ended, bound, now).await
+}
+
+/// What `statement` says of a handle at `now`.
+async fn holds(
+    database: &Database,
+    statement: &'static str,
+    bound: &Bound,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
     let mut tx = database.read(&bound.view).await?;
-    sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM tmws.ended_session \
-         WHERE name_hash = $1 AND realm = $2 AND principal = $3 AND expires > $4)",
-    )
-    .bind(&bound.hash)
-    .bind(&bound.view.realm)
-    .bind(&bound.view.principal)
-    .bind(now.as_microsecond())
-    .fetch_one(&mut *tx)
-    .await
-    .map_err(|error| database.told(error))
+    let found = sqlx::query_scalar(statement)
+        .bind(&bound.hash)
+        .bind(&bound.view.realm)
+        .bind(&bound.view.principal)
+        .bind(now.as_microsecond())
+        .fetch_one(&mut *tx)
+        .await;
+    found.map_err(|error| database.told(error))
 }
 
 /// Keeps a result.
@@ -324,18 +333,9 @@ pub(super) async fn has_result(
     bound: &Bound,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let mut tx = database.read(&bound.view).await?;
-    let found = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM tmws.result \
-         WHERE handle_hash = $1 AND realm = $2 AND principal = $3 AND expires > $4)",
-    )
-    .bind(&bound.hash)
-    .bind(&bound.view.realm)
-    .bind(&bound.view.principal)
-    .bind(now.as_microsecond())
-    .fetch_one(&mut *tx)
-    .await;
-    found.map_err(|error| database.told(error))
+    let kept = "SELECT EXISTS (SELECT FROM tmws.result \
+                WHERE handle_hash = $1 AND realm = $2 AND principal = $3 AND expires > $4)";
+    holds(database, kept, bound, now).await
 }
 
 /// Keeps `fresh` as the state key unless there is one, and returns the one there is.

@@ -216,16 +216,25 @@ impl Write for EndSession {
 
 /// Whether that was noted.
 pub(super) async fn is_ended(pool: &Readers, bound: &Bound, now: Timestamp) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM ended_session \
-         WHERE name_hash = ?1 AND realm = ?2 AND principal = ?3 AND expires > ?4)",
-    )
-    .bind(&bound.hash)
-    .bind(&bound.realm)
-    .bind(&bound.principal)
-    .bind(now.as_microsecond())
-    .fetch_one(&mut *pool.get().await?)
-    .await
+    let ended = "SELECT EXISTS (SELECT 1 FROM ended_session \
+                 WHERE name_hash = ?1 AND realm = ?2 AND principal = ?3 AND expires > ?4)";
+    holds(pool, ended, bound, now).await
+}
+
+/// What `statement` says of a handle at `now`.
+async fn holds(
+    pool: &Readers,
+    statement: &'static str,
+    bound: &Bound,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(statement)
+        .bind(&bound.hash)
+        .bind(&bound.realm)
+        .bind(&bound.principal)
+        .bind(now.as_microsecond())
+        .fetch_one(&mut *pool.get().await?)
+        .await
 }
 
 /// Keeps a result.
@@ -290,16 +299,9 @@ pub(super) async fn result(pool: &Readers, bound: &Bound, now: Timestamp) -> Res
 
 /// Whether there is a result behind a handle.
 pub(super) async fn has_result(pool: &Readers, bound: &Bound, now: Timestamp) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM result \
-         WHERE handle_hash = ?1 AND realm = ?2 AND principal = ?3 AND expires > ?4)",
-    )
-    .bind(&bound.hash)
-    .bind(&bound.realm)
-    .bind(&bound.principal)
-    .bind(now.as_microsecond())
-    .fetch_one(&mut *pool.get().await?)
-    .await
+    let kept = "SELECT EXISTS (SELECT 1 FROM result \
+                WHERE handle_hash = ?1 AND realm = ?2 AND principal = ?3 AND expires > ?4)";
+    holds(pool, kept, bound, now).await
 }
 
 /// Keeps `fresh` as the state key unless there is one, and returns the one there is.
