@@ -611,5 +611,14 @@ async fn vectors_that_come_later_change_the_generation_and_until_then_searches_s
     timeout(Duration::from_mins(1), found).await.unwrap();
     assert_ne!(store.generation(&ann()).await.unwrap(), before, "its searches find more");
     assert_eq!(store.generation(&elsewhere).await.unwrap(), others, "others' do not");
-    store.close(Duration::from_secs(5)).await;
+    // Another process stores one without: it is told of at once, and made up for.
+    let without = PostgresOptions { embeddings: Embeddings::none(), ..PostgresOptions::new(database.url()) };
+    let other = PostgresStore::open(without).await.unwrap();
+    other.remember(&ann(), note("The car keys are in the drawer"), at(2)).await.unwrap();
+    assert_eq!(ask().await.1, ["embeddings: some memories have no vector yet"]);
+    let found = async { while ask().await != (2, Vec::new()) {} };
+    timeout(Duration::from_mins(1), found).await.unwrap();
+    for store in [store, other] {
+        store.close(Duration::from_secs(5)).await;
+    }
 }

@@ -30,7 +30,7 @@ use crate::{
     store::{
         Hit, Hits, Memory, MemoryFilter, MemoryQuery, Retrieval, StoreError,
         fuse::{self, Depth, Near},
-        reembed::VectorTable as _,
+        reembed::{LATEST, VectorTable as _},
         rules, terms,
         view::View,
     },
@@ -448,7 +448,6 @@ pub(super) async fn search(
     }
     let depth = Depth::of(by, &filter);
     // Before a connection is taken: reading a model may take a while.
-    shared.models.tell(by);
     let vector = if depth.vector == 0 { None } else { meaning(shared, by, &text).await? };
     let _turn = match &shared.turns {
         Some(turns) => {
@@ -521,6 +520,10 @@ impl Asked<'_> {
                 ranked = self.by_words(tx, &beginnings, &counted, depth.fused, depth.lexical).await?;
             }
         }
+        let bare = match &vector {
+            Some((model, _)) => shared.models.unsure_after().map(|after| Bare { model: *model, after }),
+            None => None,
+        };
         let near: Vec<Near> = match vector {
             Some((model, vector)) => {
                 let floor = shared.options.embeddings.floor();
@@ -543,7 +546,10 @@ impl Asked<'_> {
         let near = if self.by == Retrieval::Hybrid { fuse::comparable(&near) } else { &near };
         let mut fused = fuse::fuse(&ranked.order, near, shared.options.embeddings.trust());
         let wanted = fuse::read_for(&fused, filter).iter().map(|fused| fused.seq).collect();
-        let mut memories = self.fetch(tx, wanted).await?;
+        let (mut memories, is_bare) = self.fetch(tx, wanted, bare).await?;
+        if is_bare {
+            shared.models.miss();
+        }
         let asked_words = terms::telling_words(text);
         let held = |memory: &Memory| terms::coverage(&asked_words, &memory.content, &memory.tags);
         fuse::weigh(&mut fused, |seq| memories.get(&seq).map_or(0.0, held));
@@ -564,23 +570,59 @@ impl Asked<'_> {
         Ok(Hits { hits, total: total as u64 })
     }
 
+    /// Memories by their numbers, and whether one of the latest of the scope has no vector, where that is asked.
     async fn fetch(
         &self,
         tx: &mut PgConnection,
         seqs: Vec<i64>,
-    ) -> Result<HashMap<i64, Memory>, sqlx::Error> {
+        bare: Option<Bare>,
+    ) -> Result<(HashMap<i64, Memory>, bool), sqlx::Error> {
         if seqs.is_empty() {
-            return Ok(HashMap::new());
+            let is_bare = match bare {
+                Some(Bare { model, after }) => {
+                    let asked = sqlx::query_scalar(AssertSqlSafe(format!("SELECT {}", has_bare(1))));
+                    asked.bind(after).bind(model).fetch_one(tx).await?
+                }
+                None => false,
+            };
+            return Ok((HashMap::new(), is_bare));
         }
-        let query = sqlx::query(concat!(
-            "SELECT m.seq, ",
-            columns!(),
-            " FROM tmws.memory m WHERE m.seq = ANY ($3) AND ",
-            live!()
-        ));
-        let rows = bind_live(query, self.view, self.now).bind(seqs).fetch_all(tx).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, memory(row, 1)?))).collect()
+        // Nothing comes after the last number.
+        let Bare { model, after } = bare.unwrap_or(Bare { model: 0, after: i64::MAX });
+        let query = sqlx::query(AssertSqlSafe(format!(
+            concat!(
+                "SELECT m.seq, {}, ",
+                columns!(),
+                " FROM tmws.memory m WHERE m.seq = ANY ($3) AND ",
+                live!()
+            ),
+            has_bare(4)
+        )));
+        let rows =
+            bind_live(query, self.view, self.now).bind(seqs).bind(after).bind(model).fetch_all(tx).await?;
+        let is_bare = rows.first().map_or(Ok(false), |row| row.try_get(1))?;
+        let memories = rows.iter().map(|row| Ok((row.try_get(0)?, memory(row, 2)?)));
+        Ok((memories.collect::<Result<_, sqlx::Error>>()?, is_bare))
     }
+}
+
+/// What tells memories without a vector that nobody here knows of.
+#[derive(Clone, Copy, Debug)]
+struct Bare {
+    /// The model's row.
+    model: i32,
+    /// Up to this number they are known.
+    after: i64,
+}
+
+/// Whether one of the latest memories that the scope sees after the number in the place `at` has no vector of the model in
+/// the next place.
+fn has_bare(at: usize) -> String {
+    format!(
+        "EXISTS (SELECT FROM (SELECT seq FROM tmws.memory WHERE seq > ${at} ORDER BY seq DESC LIMIT {LATEST}) latest \
+         WHERE NOT EXISTS (SELECT FROM tmws.memory_vector v WHERE v.seq = latest.seq AND v.model = ${}))",
+        at + 1
+    )
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     embedding::{Identity, Vectors},
     store::{
-        MemoryFilter, Retrieval, StoreError,
+        MemoryFilter, StoreError,
         fuse::Near,
         reembed::{Progress, Reembedding, Unembedded, VectorTable},
         view::View,
@@ -70,10 +70,15 @@ impl Models {
         }
     }
 
-    /// See [`Reembedding::tell`].
-    pub(super) fn tell(&self, by: Retrieval) {
+    /// See [`Reembedding::unsure_after`].
+    pub(super) fn unsure_after(&self) -> Option<i64> {
+        self.reembedding.get().and_then(Reembedding::unsure_after)
+    }
+
+    /// See [`Reembedding::miss`].
+    pub(super) fn miss(&self) {
         if let Some(reembedding) = self.reembedding.get() {
-            reembedding.tell(by);
+            reembedding.miss();
         }
     }
 

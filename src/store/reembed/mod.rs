@@ -7,7 +7,7 @@ mod work;
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,11 +17,14 @@ use jiff::Timestamp;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use self::work::Work;
-use super::{Retrieval, StoreError};
+use super::StoreError;
 use crate::{
     embedding::{Embeddings, Identity, SOME_WITHOUT},
     resilience,
 };
+
+/// So many of the latest memories are looked at by a search that cannot know of them otherwise.
+pub(super) const LATEST: i64 = 1_000;
 
 /// A memory without a vector, by the store's own number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +88,8 @@ struct Counts {
     unembedded: AtomicU64,
     /// How often somebody said that there is something to do, and up to where it was done.
     woken: (AtomicU64, AtomicU64),
+    /// Up to this number every memory has a vector, as far as was seen.
+    settled: AtomicI64,
 }
 
 impl Default for Counts {
@@ -93,6 +98,7 @@ impl Default for Counts {
             embedded: AtomicU64::new(0),
             unembedded: AtomicU64::new(u64::MAX),
             woken: (AtomicU64::new(0), AtomicU64::new(0)),
+            settled: AtomicI64::new(0),
         }
     }
 }
@@ -115,10 +121,20 @@ impl Counts {
         self.woken.0.load(Ordering::Acquire)
     }
 
-    /// All of that has its vector.
-    fn end(&self, begun: u64) {
+    /// All of that has its vector, up to the memory `newest`.
+    fn end(&self, begun: u64, newest: i64) {
         self.find(0);
+        self.settle(newest);
         self.woken.1.store(begun, Ordering::Release);
+    }
+
+    /// Every memory up to `newest` has a vector.
+    fn settle(&self, newest: i64) {
+        self.settled.fetch_max(newest, Ordering::Relaxed);
+    }
+
+    fn settled(&self) -> i64 {
+        self.settled.load(Ordering::Relaxed)
     }
 
     /// Whether memories are known to have none.
@@ -207,12 +223,26 @@ impl Reembedding {
         self.woken.notify_one();
     }
 
-    /// Notes in the account of the call that is served where a search by meaning passed over memories that have no vector
-    /// yet.
-    pub(super) fn tell(&self, by: Retrieval) {
-        if by != Retrieval::Lexical && self.task.is_some() && self.counts.is_behind() {
+    /// After which number memories may have no vector without anybody here knowing it: another process stored them, or
+    /// nobody has looked yet. A search by meaning looks at the [`LATEST`] of those, in the transaction that it reads in.
+    /// `None` where some are known to have none; that is noted in the account of the call then.
+    pub(super) fn unsure_after(&self) -> Option<i64> {
+        if self.task.is_some() && self.counts.is_behind() {
             resilience::note(SOME_WITHOUT);
+            return None;
         }
+        Some(self.counts.settled())
+    }
+
+    /// A search saw that every memory up to `newest` has a vector.
+    pub(super) fn settle(&self, newest: i64) {
+        self.counts.settle(newest);
+    }
+
+    /// A search saw that some have none: notes that in the account of its call, and has them embedded.
+    pub(super) fn miss(&self) {
+        resilience::note(SOME_WITHOUT);
+        self.wake();
     }
 
     /// What it did; `None` where there is nothing to do, because vectors are switched off.

@@ -55,8 +55,6 @@ pub(super) struct Work {
     woken: Arc<Notify>,
     counts: Arc<Counts>,
     pace: Pace,
-    /// Up to here everything has a vector, as far as was seen.
-    settled: i64,
     /// When everything was looked at, from the first memory on.
     whole: Option<Instant>,
 }
@@ -69,7 +67,7 @@ impl Work {
         counts: Arc<Counts>,
         pace: Pace,
     ) -> Self {
-        Self { table, embeddings, woken, counts, pace, settled: 0, whole: None }
+        Self { table, embeddings, woken, counts, pace, whole: None }
     }
 
     /// Until the store is gone.
@@ -112,12 +110,12 @@ impl Work {
         let begun = self.counts.begin();
         let newest = self.table()?.newest().await?;
         if newest == 0 {
-            self.counts.end(begun);
+            self.counts.end(begun, newest);
             return Ok(());
         }
         let model = self.embeddings.identity().await?;
         let is_whole = self.whole.is_none_or(|whole| whole.elapsed() >= self.pace.whole);
-        let mut after = if is_whole { 0 } else { self.settled.saturating_sub(UNSETTLED) };
+        let mut after = if is_whole { 0 } else { self.counts.settled().saturating_sub(UNSETTLED) };
         let mut account: Option<Account> = None;
         loop {
             let began = Instant::now();
@@ -160,8 +158,7 @@ impl Work {
                 sleep(self.pace.yielding).await;
             }
         }
-        self.settled = self.settled.max(newest);
-        self.counts.end(begun);
+        self.counts.end(begun, newest);
         if let Some(account) = account {
             account.end(&model);
         }

@@ -233,8 +233,8 @@ impl Store for SqliteStore {
 
     async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
         let query = MemoryQuery { filter: rules::normal_filter(query.filter), ..query };
-        self.reembedding.tell(query.by);
-        search::search(&self.vectors, &View::of(scope), &query, now).await.map_err(|error| self.told(error))
+        let searched = search::search(&self.vectors, &self.reembedding, &View::of(scope), &query, now).await;
+        searched.map_err(|error| self.told(error))
     }
 
     async fn recalled(&self, scope: &Scope, ids: &[String], now: Timestamp) -> Result<(), StoreError> {

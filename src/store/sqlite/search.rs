@@ -16,7 +16,7 @@ use super::{
     fault::Fault,
     index::{ERROR_MAX, Ranked, Scanned, Small},
     query::{bind_filter, filtered, within},
-    vector::{Model, Table},
+    vector::{Model, Recent, Table},
     view::{View, columns, memory},
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     store::{
         Hit, Hits, Memory, MemoryFilter, MemoryQuery, Retrieval, StoreError,
         fuse::{self, Depth, Near},
+        reembed::Reembedding,
         terms,
     },
 };
@@ -62,6 +63,7 @@ struct Match {
 /// Memories that `query` finds, best first.
 pub(super) async fn search(
     table: &Table,
+    reembedding: &Reembedding,
     view: &View,
     query: &MemoryQuery,
     now: Timestamp,
@@ -77,7 +79,7 @@ pub(super) async fn search(
     let mut passes = Passes::new(asked);
     let mut looked = match vectors {
         None => None,
-        Some(vectors) => Looked::at(&mut tx, asked, table, vectors).await?,
+        Some(vectors) => Looked::at(&mut tx, asked, table, reembedding, vectors).await?,
     };
     if let Some(looked) = &mut looked {
         passes.want(looked.candidates.next(0, depth.vector.saturating_add(SPARE)));
@@ -482,10 +484,13 @@ impl Looked {
         tx: &mut SqliteConnection,
         asked: Asked<'_>,
         table: &Table,
+        reembedding: &Reembedding,
         vectors: Vectors,
     ) -> Result<Option<Self>, Fault> {
         let Some(query) = vectors.vectors.into_iter().next() else { return Ok(None) };
-        let Some(model) = Model::find(tx, &vectors.identity).await? else {
+        let unsure_after = reembedding.unsure_after();
+        let Some((model, recent)) = Model::find_with_recent(tx, &vectors.identity, unsure_after).await?
+        else {
             let has_memories: bool =
                 sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM memory)").fetch_one(tx).await?;
             if has_memories {
@@ -493,6 +498,11 @@ impl Looked {
             }
             return Ok(None);
         };
+        match recent {
+            Some(Recent::Bare) => reembedding.miss(),
+            Some(Recent::Settled(newest)) => reembedding.settle(newest),
+            None => {}
+        }
         let floor = table.shared.options.embeddings.floor();
         let scanned = table.scanned(tx, model, &asked.view.audiences()).await?;
         let small = Small::of(&query);

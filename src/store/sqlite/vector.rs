@@ -22,7 +22,7 @@ use crate::{
     embedding::Identity,
     store::{
         EmbeddingProgress, StoreError,
-        reembed::{Unembedded, VectorTable},
+        reembed::{LATEST, Unembedded, VectorTable},
         turns::Turns,
     },
     turnstile::Permit,
@@ -150,6 +150,15 @@ pub(super) struct Model {
     newest: i64,
 }
 
+/// How it is with the latest memories.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Recent {
+    /// One of them has no vector.
+    Bare,
+    /// Each up to this one has one.
+    Settled(i64),
+}
+
 impl Model {
     /// The model as the file knows it; `None` where it has no vectors of it.
     pub(super) async fn find(
@@ -167,6 +176,33 @@ impl Model {
         .await?;
         let dimension = model.dimension;
         row.map(|row| Ok(Self { id: row.try_get(0)?, dimension, newest: row.try_get(1)? })).transpose()
+    }
+
+    /// The same, and how it is with recent memories: the latest ones after the number `after`, where one is given.
+    pub(super) async fn find_with_recent(
+        tx: &mut SqliteConnection,
+        model: &Identity,
+        after: Option<i64>,
+    ) -> Result<Option<(Self, Option<Recent>)>, sqlx::Error> {
+        let row = bind_model(
+            sqlx::query(
+                "SELECT o.id, (SELECT coalesce(max(change), 0) FROM vector), (SELECT coalesce(max(seq), 0) FROM memory),                  EXISTS (SELECT 1 FROM (SELECT seq FROM memory WHERE seq > ?4 ORDER BY seq DESC LIMIT ?5) m                  WHERE NOT EXISTS (SELECT 1 FROM vector v WHERE v.seq = m.seq AND v.model = o.id))                  FROM model o WHERE o.name = ?1 AND o.dimension = ?2 AND o.hash = ?3",
+            ),
+            model,
+        )
+        .bind(after.unwrap_or(i64::MAX))
+        .bind(LATEST)
+        .fetch_optional(tx)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let found = Self { id: row.try_get(0)?, dimension: model.dimension, newest: row.try_get(1)? };
+        let newest: i64 = row.try_get(2)?;
+        let recent = match after {
+            Some(_) if row.try_get(3)? => Some(Recent::Bare),
+            Some(after) if newest - after <= LATEST => Some(Recent::Settled(newest)),
+            _ => None,
+        };
+        Ok(Some((found, recent)))
     }
 
     /// The cosine of each of `seqs` to `query`; those without a vector are left out.
