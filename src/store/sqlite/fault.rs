@@ -21,20 +21,9 @@ const IOERR_SHMSIZE: u32 = IOERR | 19 << 8;
 /// The typed error for `error`. Its text never holds SQL or data; what it does not say goes to the log.
 pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
     match error {
-        sqlx::Error::Database(database) => match primary_code(&**database) {
-            BUSY | LOCKED => StoreError::Locked,
-            READONLY | PERM => StoreError::ReadOnly { place: path.into() },
-            CORRUPT | NOTADB => StoreError::Corrupt { place: path.into() },
-            FULL | IOERR if is_out_of_space(&**database) => StoreError::DiskFull { place: path.into() },
-            CANTOPEN if is_read_only(path) => StoreError::ReadOnly { place: path.into() },
-            CANTOPEN => {
-                unavailable(path, "cannot be opened; check that it and its folder exist and are yours")
-            }
-            IOERR => {
-                unavailable(path, "cannot be read or written (I/O error); check the disk, then try again")
-            }
-            _ => internal(error),
-        },
+        sqlx::Error::Database(database) => {
+            classify_code(path, code(&**database)).unwrap_or_else(|| internal(error))
+        }
         sqlx::Error::Migrate(migrate) => match &**migrate {
             sqlx::migrate::MigrateError::Execute(inner)
             | sqlx::migrate::MigrateError::ExecuteMigration(inner, _) => classify(path, inner),
@@ -48,6 +37,27 @@ pub(super) fn classify(path: &Path, error: &sqlx::Error) -> StoreError {
         sqlx::Error::Io(_) => unavailable(path, "cannot be opened; check that its path is valid UTF-8"),
         _ => internal(error),
     }
+}
+
+/// The same of a search's own connection.
+pub(super) fn classify_search(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let code = error.sqlite_error().map_or(0, |error| error.extended_code.cast_unsigned());
+    classify_code(path, code).unwrap_or_else(|| internal(error))
+}
+
+/// The typed error for an extended result code; `None` for one that should not be.
+fn classify_code(path: &Path, code: u32) -> Option<StoreError> {
+    Some(match code & 0xff {
+        BUSY | LOCKED => StoreError::Locked,
+        READONLY | PERM => StoreError::ReadOnly { place: path.into() },
+        CORRUPT | NOTADB => StoreError::Corrupt { place: path.into() },
+        FULL => StoreError::DiskFull { place: path.into() },
+        IOERR if code == IOERR_SHMSIZE => StoreError::DiskFull { place: path.into() },
+        CANTOPEN if is_read_only(path) => StoreError::ReadOnly { place: path.into() },
+        CANTOPEN => unavailable(path, "cannot be opened; check that it and its folder exist and are yours"),
+        IOERR => unavailable(path, "cannot be read or written (I/O error); check the disk, then try again"),
+        _ => return None,
+    })
 }
 
 fn code(error: &dyn sqlx::error::DatabaseError) -> u32 {
@@ -88,7 +98,7 @@ pub(super) fn unavailable(path: &Path, what: &str) -> StoreError {
     StoreError::Unavailable { reason: format!("{} {what}", path.display()) }
 }
 
-fn internal(error: &sqlx::Error) -> StoreError {
+fn internal(error: &dyn std::error::Error) -> StoreError {
     tracing::error!(%error, "the store failed unexpectedly");
     StoreError::Internal(error.to_string().into())
 }

@@ -10,10 +10,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use simsimd::{BinarySimilarity as _, SpatialSimilarity as _};
+use simsimd::SpatialSimilarity as _;
+
+use super::signs::{BLOCK, Differing, Signs};
 
 /// Vectors that are copied at most where one is added or taken out while a search reads them.
-const CHUNK_VECTORS: usize = 1_024;
+const CHUNK_VECTORS: usize = 4 * BLOCK;
 /// Bytes of a vector beside its numbers and their signs.
 const VECTOR_BYTES: usize = 12;
 /// From so many vectors on, only those are compared whose signs differ least from those of what is looked for.
@@ -21,8 +23,6 @@ const SCREENED_VECTORS: usize = 8_192;
 /// One of so many is compared then, and so many at least.
 const SCREENED_SHARE: usize = 32;
 const SCREENED_LEAST: usize = 2_000;
-/// One of so many says how many signs that is.
-const SAMPLED: usize = 8;
 /// Most by which a similarity of bytes differs from the exact one, for vectors of length 1: four times what was
 /// measured on the table in the binary.
 pub(super) const ERROR_MAX: f32 = 0.02;
@@ -44,14 +44,6 @@ impl Small {
         let scale = largest / 127.0;
         // From -127 to 127 by the choice of the scale.
         Self { scale, numbers: exact.iter().map(|number| (number / scale).round() as i8).collect() }
-    }
-
-    /// A bit for each number that is negative.
-    fn signs(&self) -> impl Iterator<Item = u8> {
-        let bits = |numbers: &[i8]| {
-            numbers.iter().enumerate().fold(0, |bits, (at, number)| bits | u8::from(*number < 0) << at)
-        };
-        self.numbers.chunks(8).map(bits)
     }
 }
 
@@ -81,8 +73,8 @@ struct Chunk {
     seqs: Vec<i64>,
     scales: Vec<f32>,
     numbers: Vec<i8>,
-    /// One bit a number.
-    signs: Vec<u8>,
+    /// Of a full chunk.
+    signs: Signs,
 }
 
 /// What is known of one audience.
@@ -238,7 +230,9 @@ impl Audience {
             chunk.seqs.push(entry.seq);
             chunk.scales.push(entry.small.scale);
             chunk.numbers.extend_from_slice(&entry.small.numbers);
-            chunk.signs.extend(entry.small.signs());
+            if chunk.seqs.len() == CHUNK_VECTORS {
+                chunk.signs = Signs::of(&chunk.numbers, entry.small.numbers.len());
+            }
             self.vectors += 1;
         }
     }
@@ -264,7 +258,8 @@ impl Scanned {
         if self.dimension == 0 || query.numbers.len() != self.dimension || query.scale == 0.0 {
             return Ranked::new(Vec::new());
         }
-        let screened = (!is_thorough && self.vectors >= SCREENED_VECTORS).then(|| self.screened(query));
+        let is_screened = !is_thorough && self.vectors >= SCREENED_VECTORS;
+        let screened = if is_screened { self.screened(query) } else { None };
         let is_all = screened.is_none();
         // Compared first and chosen then: a processor that need not guess what is chosen has several vectors on their way.
         let mut all: Vec<(f32, i64)> = Vec::new();
@@ -285,30 +280,21 @@ impl Scanned {
         chunks.flat_map(|(nth, chunk)| (0..chunk.seqs.len()).map(move |at| (nth as u32, at as u32)))
     }
 
-    /// Where those vectors are that differ from `query` in the fewest signs.
-    fn screened(&self, query: &Small) -> Vec<(u32, u32)> {
-        let signs: Vec<u8> = query.signs().collect();
-        let mut differing: Vec<u16> = Vec::with_capacity(self.vectors);
-        for chunk in &self.chunks {
-            let vectors = chunk.signs.chunks_exact(signs.len());
-            differing.extend(vectors.map(|vector| u8::hamming(vector, &signs).unwrap_or(f64::MAX) as u16));
+    /// Where those vectors are that differ from `query` in the fewest signs, and the last ones that came. `None` where that
+    /// cannot be counted.
+    fn screened(&self, query: &Small) -> Option<Vec<(u32, u32)>> {
+        let mut differing = Differing::from(&query.numbers)?;
+        let (full, rest): (Vec<_>, Vec<_>) =
+            (0_u32..).zip(&self.chunks).partition(|(_, chunk)| chunk.signs.vectors(self.dimension) > 0);
+        for (_, chunk) in &full {
+            differing.count(&chunk.signs);
         }
-        // How many signs that is, to the nearest one in some thousands of them.
         let wanted = (self.vectors / SCREENED_SHARE).max(SCREENED_LEAST);
-        let mut sample: Vec<u16> = differing.iter().copied().step_by(SAMPLED).collect();
-        let nth = (wanted / SAMPLED).min(sample.len().saturating_sub(1));
-        let most = if sample.is_empty() { u16::MAX } else { *sample.select_nth_unstable(nth).1 };
-        let mut places = Vec::with_capacity(wanted * 2);
-        let mut from = 0;
-        for (nth, chunk) in self.chunks.iter().enumerate() {
-            let upto = from + chunk.seqs.len();
-            let of_chunk = differing[from..upto].iter().enumerate();
-            places.extend(
-                of_chunk.filter(|(_, differing)| **differing <= most).map(|(at, _)| (nth as u32, at as u32)),
-            );
-            from = upto;
-        }
-        places
+        let least = differing.least(wanted).into_iter();
+        let least = least.map(|place| (full[place / CHUNK_VECTORS].0, (place % CHUNK_VECTORS) as u32));
+        let rest =
+            rest.into_iter().flat_map(|(nth, chunk)| (0..chunk.seqs.len()).map(move |at| (nth, at as u32)));
+        Some(least.chain(rest).collect())
     }
 }
 

@@ -14,6 +14,8 @@ mod migration;
 mod open;
 mod query;
 mod search;
+mod searchers;
+mod signs;
 mod task;
 mod vector;
 mod verify;
@@ -32,7 +34,7 @@ use std::{
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use sqlx::{Sqlite, SqlitePool, SqliteTransaction, pool::PoolConnection, sqlite::SqlitePoolOptions};
+use sqlx::{Sqlite, SqlitePool, pool::PoolConnection, sqlite::SqlitePoolOptions};
 
 use self::{
     counted::Counted,
@@ -95,7 +97,7 @@ struct Shared {
     lost: AtomicBool,
 }
 
-/// The connections that read.
+/// The connections that read, for all but searches.
 #[derive(Clone)]
 struct Readers {
     pool: SqlitePool,
@@ -106,13 +108,6 @@ impl Readers {
     /// One of them.
     async fn get(&self) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
         self.waits.acquire(&self.pool).await
-    }
-
-    /// One of them, with what it reads as of one state.
-    async fn begin(&self) -> Result<SqliteTransaction<'static>, sqlx::Error> {
-        // A transaction that reads begins without a look at the file.
-        let _waiting = self.waits.begin(&self.pool);
-        self.pool.begin().await
     }
 }
 
@@ -233,7 +228,7 @@ impl Store for SqliteStore {
 
     async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
         let query = MemoryQuery { filter: rules::normal_filter(query.filter), ..query };
-        let searched = search::search(&self.vectors, &self.reembedding, &View::of(scope), &query, now).await;
+        let searched = search::search(&self.vectors, &self.reembedding, &View::of(scope), query, now).await;
         searched.map_err(|error| self.told(error))
     }
 
@@ -496,6 +491,7 @@ impl Store for SqliteStore {
     async fn close(&self, limit: Duration) {
         self.reembedding.end();
         let closing = async {
+            self.vectors.searchers.close().await;
             self.readers.pool.close().await;
             self.writer.close().await;
         };

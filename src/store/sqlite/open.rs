@@ -148,7 +148,7 @@ pub(super) fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
         .pragma("trusted_schema", "OFF")
         // Nothing of a store in a folder that other accounts reach.
         .pragma("temp_store", "MEMORY")
-        // At most so many KiB of pages a connection, as they are read: a search looks at a thousand rows.
+        // At most so many KiB of pages a connection, as they are read.
         .pragma("cache_size", "-8192")
         .statement_cache_capacity(STATEMENTS_MAX)
         .disable_statement_logging()

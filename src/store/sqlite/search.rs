@@ -1,21 +1,21 @@
 //! Searches: by words in the full-text index, by meaning in the vectors, and the two orders made one.
 //!
-//! A search is one read transaction: all of its statements see one state of the store. What the indexes give are
-//! candidates in an order; one statement says which of them the scope may see and the filter lets through, and further
-//! candidates are asked about until there are enough.
+//! A search is one read transaction on one thread ([`super::searchers`]): all of its statements see one state of the
+//! store. What the indexes give are candidates in an order; one statement says which of them the scope may see and the
+//! filter lets through, and further candidates are asked about until there are enough.
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt::Write as _,
+    sync::Arc,
 };
 
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
+use rusqlite::Connection;
 
 use super::{
     fault::Fault,
     index::{ERROR_MAX, Ranked, Scanned, Small},
-    query::{bind_filter, filtered, within},
+    query::{filtered, within},
     vector::{Model, Recent, Table},
     view::{View, columns, memory},
 };
@@ -47,11 +47,6 @@ const RERANKED: usize = 14;
 const RERANKED_ALL: usize = 4_096;
 /// Candidates by meaning that are asked about beyond the wanted ones, of which some may not be seen.
 const SPARE: usize = 8;
-/// Vectors that are looked through without another thread: less than a millisecond.
-const INLINE_VECTORS: usize = 131_072;
-/// The same where all of them are compared.
-const INLINE_COMPARED: usize = 16_384;
-
 /// A memory found by words.
 #[derive(Clone, Copy, Debug)]
 struct Match {
@@ -62,64 +57,124 @@ struct Match {
 
 /// Memories that `query` finds, best first.
 pub(super) async fn search(
-    table: &Table,
+    table: &Arc<Table>,
     reembedding: &Reembedding,
     view: &View,
-    query: &MemoryQuery,
+    query: MemoryQuery,
     now: Timestamp,
 ) -> Result<Hits, Fault> {
     if terms::fts_query(&query.text).is_none() {
         return Ok(Hits::default());
     }
-    let depth = Depth::of(query.by, &query.filter);
-    let vectors = if query.by == Retrieval::Lexical { None } else { embedded(table, query).await? };
-    let asked = Asked { view, filter: &query.filter, now };
-    let _turn = table.turn(view).await?;
-    let mut tx = table.readers.begin().await?;
-    let mut passes = Passes::new(asked);
-    let mut looked = match vectors {
-        None => None,
-        Some(vectors) => Looked::at(&mut tx, asked, table, reembedding, vectors).await?,
-    };
-    if let Some(looked) = &mut looked {
-        passes.want(looked.candidates.next(0, depth.vector.saturating_add(SPARE)));
+    let vectors = if query.by == Retrieval::Lexical { None } else { embedded(table, &query).await? };
+    let turn = table.turn(view).await?;
+    let unsure_after = if vectors.is_some() { reembedding.unsure_after() } else { None };
+    let search = Search { table: Arc::clone(table), view: view.clone(), query, now };
+    let searched = table.searchers.search(move |file| {
+        let _turn = turn;
+        search.run(file, vectors, unsure_after)
+    });
+    let Searched { hits, has_no_vectors, recent } = searched.await?;
+    if has_no_vectors {
+        resilience::note(WORDS_ALONE);
     }
-    let lexical = match depth.lexical {
-        0 => Vec::new(),
-        _ => by_words(&mut tx, &mut passes, &query.text, depth).await?,
-    };
-    let near = match looked {
-        None => Vec::new(),
-        Some(looked) => looked.by_meaning(&mut tx, &mut passes, table, depth.vector).await?,
-    };
-    let order: Vec<(i64, f64)> = lexical.iter().map(|found| (found.seq, found.weight)).collect();
-    let near = if query.by == Retrieval::Hybrid { fuse::comparable(&near) } else { &near };
-    let mut fused = fuse::fuse(&order, near, table.shared.options.embeddings.trust());
-    let wanted: Vec<i64> = fuse::read_for(&fused, &query.filter).iter().map(|fused| fused.seq).collect();
-    let mut memories = read(&mut tx, &wanted).await?;
-    // It changed nothing: nobody waits for its end.
-    drop(tx);
-    let words = terms::telling_words(&query.text);
-    let held = |memory: &Memory| terms::coverage(&words, &memory.content, &memory.tags);
-    fuse::weigh(&mut fused, |seq| memories.get(&seq).map_or(0.0, held));
-    let page = fuse::page(&fused, &query.filter);
-
-    // The size of BM25 says nothing: where half of a small store has a word it is next to 0, and what else is in the file
-    // moves it. It orders what was found and sets it in proportion to the best; how much of what was asked a memory holds
-    // gives the scale.
-    let best = lexical.first().map_or(0.0, |best| best.weight);
-    let mut hits = Hits { total: fused.len() as u64, ..Hits::default() };
-    let mut scores = Vec::new();
-    for fused in page {
-        let Some(memory) = memories.remove(&fused.seq) else { continue };
-        let share = fused.lexical.map(|place| fuse::proportion(lexical[place].weight, best) * held(&memory));
-        scores.push((share, fused.cosine));
-        hits.hits.push(Hit { memory, score: 0.0 });
-    }
-    for (hit, score) in hits.hits.iter_mut().zip(fuse::scores(scores)) {
-        hit.score = score;
+    match recent {
+        Some(Recent::Bare) => reembedding.miss(),
+        Some(Recent::Settled(newest)) => reembedding.settle(newest),
+        None => {}
     }
     Ok(hits)
+}
+
+/// What is searched for, and where.
+struct Search {
+    table: Arc<Table>,
+    view: View,
+    query: MemoryQuery,
+    now: Timestamp,
+}
+
+/// What a search found.
+struct Searched {
+    hits: Hits,
+    /// There are memories, and no vector of the model.
+    has_no_vectors: bool,
+    recent: Option<Recent>,
+}
+
+impl Search {
+    fn run(
+        &self,
+        file: &Connection,
+        vectors: Option<Vectors>,
+        unsure_after: Option<i64>,
+    ) -> rusqlite::Result<Searched> {
+        let Self { table, view, query, now } = self;
+        let depth = Depth::of(query.by, &query.filter);
+        let asked = Asked { view, filter: &query.filter, now: *now };
+        let mut passes = Passes::new(asked);
+        let mut searched = Searched { hits: Hits::default(), has_no_vectors: false, recent: None };
+        let mut looked = None;
+        if let Some(Vectors { identity, vectors, .. }) = vectors
+            && let Some(vector) = vectors.into_iter().next()
+        {
+            if let Some((model, recent)) = Model::searched(file, &identity, unsure_after)? {
+                searched.recent = recent;
+                looked = Some(Looked::at(file, asked, table, model, vector)?);
+            } else {
+                searched.has_no_vectors = has_memories(file)?;
+            }
+        }
+        if let Some(looked) = &mut looked {
+            passes.want(looked.candidates.next(0, depth.vector.saturating_add(SPARE)));
+        }
+        let lexical = match depth.lexical {
+            0 => Vec::new(),
+            _ => by_words(file, &mut passes, &query.text, depth)?,
+        };
+        let near = match looked {
+            None => Vec::new(),
+            Some(looked) => looked.by_meaning(file, &mut passes, table, depth.vector)?,
+        };
+        searched.hits = self.fused(file, &lexical, &near)?;
+        Ok(searched)
+    }
+
+    /// The page of the two orders made one.
+    fn fused(&self, file: &Connection, lexical: &[Match], near: &[Near]) -> rusqlite::Result<Hits> {
+        let Self { table, query, .. } = self;
+        let order: Vec<(i64, f64)> = lexical.iter().map(|found| (found.seq, found.weight)).collect();
+        let near = if query.by == Retrieval::Hybrid { fuse::comparable(near) } else { near };
+        let mut fused = fuse::fuse(&order, near, table.shared.options.embeddings.trust());
+        let wanted: Vec<i64> = fuse::read_for(&fused, &query.filter).iter().map(|fused| fused.seq).collect();
+        let mut memories = read(file, &wanted)?;
+        let words = terms::telling_words(&query.text);
+        let held = |memory: &Memory| terms::coverage(&words, &memory.content, &memory.tags);
+        fuse::weigh(&mut fused, |seq| memories.get(&seq).map_or(0.0, held));
+        let page = fuse::page(&fused, &query.filter);
+
+        // The size of BM25 says nothing: where half of a small store has a word it is next to 0, and what else is in the
+        // file moves it. It orders what was found and sets it in proportion to the best; how much of what was asked a
+        // memory holds gives the scale.
+        let best = lexical.first().map_or(0.0, |best| best.weight);
+        let mut hits = Hits { total: fused.len() as u64, ..Hits::default() };
+        let mut scores = Vec::new();
+        for fused in page {
+            let Some(memory) = memories.remove(&fused.seq) else { continue };
+            let share =
+                fused.lexical.map(|place| fuse::proportion(lexical[place].weight, best) * held(&memory));
+            scores.push((share, fused.cosine));
+            hits.hits.push(Hit { memory, score: 0.0 });
+        }
+        for (hit, score) in hits.hits.iter_mut().zip(fuse::scores(scores)) {
+            hit.score = score;
+        }
+        Ok(hits)
+    }
+}
+
+fn has_memories(file: &Connection) -> rusqlite::Result<bool> {
+    file.prepare_cached("SELECT EXISTS (SELECT 1 FROM memory)")?.query_row((), |row| row.get(0))
 }
 
 /// The vector of the query. `None` where there is none and words do as well.
@@ -168,7 +223,7 @@ impl<'a> Passes<'a> {
     }
 
     /// Asks about those of `candidates` that are not known.
-    async fn ask(&mut self, tx: &mut SqliteConnection, candidates: &[(f32, i64)]) -> Result<(), sqlx::Error> {
+    fn ask(&mut self, file: &Connection, candidates: &[(f32, i64)]) -> Result<(), rusqlite::Error> {
         if candidates.iter().all(|(_, seq)| self.known.contains_key(seq)) {
             return Ok(());
         }
@@ -176,7 +231,7 @@ impl<'a> Passes<'a> {
         let mut seqs: Vec<i64> = self.open.drain().collect();
         // Neighbours in the file one after the other.
         seqs.sort_unstable();
-        let allowed = self.asked.allowed(tx, &seqs).await?;
+        let allowed = self.asked.allowed(file, &seqs)?;
         self.known.extend(seqs.into_iter().map(|seq| (seq, allowed.get(&seq).copied())));
         Ok(())
     }
@@ -189,23 +244,22 @@ impl<'a> Passes<'a> {
 
 impl Asked<'_> {
     /// Those of `seqs` that may be seen and pass the filter, with the bytes of their contents.
-    async fn allowed(
-        self,
-        tx: &mut SqliteConnection,
-        seqs: &[i64],
-    ) -> Result<HashMap<i64, f64>, sqlx::Error> {
+    fn allowed(self, file: &Connection, seqs: &[i64]) -> rusqlite::Result<HashMap<i64, f64>> {
         if seqs.is_empty() {
             return Ok(HashMap::new());
         }
-        // One row for all: a row each would cost more than looking it up.
-        let query = sqlx::query(concat!(
-            "SELECT group_concat(m.seq || ' ' || octet_length(m.content)) \
-             FROM json_each(?14) c CROSS JOIN memory m ON m.seq = c.value WHERE ",
+        let mut allowed = file.prepare_cached(concat!(
+            "SELECT m.seq, octet_length(m.content) FROM json_each(?14) c CROSS JOIN memory m ON m.seq = c.value WHERE ",
             filtered!()
-        ));
-        let query = bind_filter(self.view.bind(query, self.now), self.filter)?.bind(listed(seqs));
-        let packed: Option<String> = query.fetch_one(tx).await?.try_get(0)?;
-        Ok(pairs(&packed.unwrap_or_default()).collect())
+        ))?;
+        self.view.bind_search(&mut allowed, self.filter, self.now)?;
+        allowed.raw_bind_parameter(14, listed(seqs))?;
+        let mut rows = allowed.raw_query();
+        let mut found = HashMap::with_capacity(seqs.len());
+        while let Some(row) = rows.next()? {
+            found.insert(row.get(0)?, row.get(1)?);
+        }
+        Ok(found)
     }
 }
 
@@ -216,14 +270,14 @@ pub(super) fn listed(seqs: &[i64]) -> String {
 }
 
 /// Memories with any of the words of `text`, best first; where there are none, any with a word that begins like one.
-async fn by_words(
-    tx: &mut SqliteConnection,
+fn by_words(
+    file: &Connection,
     passes: &mut Passes<'_>,
     text: &str,
     depth: Depth,
-) -> Result<Vec<Match>, sqlx::Error> {
+) -> Result<Vec<Match>, rusqlite::Error> {
     for terms in [terms::fts_terms(text), terms::fts_prefix_terms(text)] {
-        let found = with_terms(tx, passes, &terms, depth).await?;
+        let found = with_terms(file, passes, &terms, depth)?;
         if !found.is_empty() {
             return Ok(found);
         }
@@ -231,71 +285,65 @@ async fn by_words(
     Ok(Vec::new())
 }
 
-async fn with_terms(
-    tx: &mut SqliteConnection,
+fn with_terms(
+    file: &Connection,
     passes: &mut Passes<'_>,
     terms: &[String],
     depth: Depth,
-) -> Result<Vec<Match>, sqlx::Error> {
+) -> Result<Vec<Match>, rusqlite::Error> {
     if terms.is_empty() {
         return Ok(Vec::new());
     }
     let asked = passes.asked;
-    let latest = Latest::of(tx, asked, terms, Whose::Any).await?;
+    let latest = Latest::of(file, asked, terms, Whose::Any)?;
     if latest.is_all && latest.candidates.len() <= EXACT_MATCHES {
         if latest.candidates.len() == 0 {
             return Ok(Vec::new());
         }
         let any = format!("{{content tags words}} : ({})", terms.join(" OR "));
-        return exact(tx, asked, any, depth.lexical).await;
+        return exact(file, asked, any, depth.lexical);
     }
     // Who may see a memory is asked of the few that are read. The index knows it, too, at ten times the cost: only where
     // many of the memories with these words are of others.
-    let any_audience = compared(tx, passes, latest, depth, Whose::Any).await?;
+    let any_audience = compared(file, passes, latest, depth, Whose::Any)?;
     let (found, is_all) = if let Some(compared) = any_audience {
         compared
     } else {
-        let latest = Latest::of(tx, asked, terms, Whose::Own).await?;
-        compared(tx, passes, latest, depth, Whose::Own).await?.unwrap_or_default()
+        let latest = Latest::of(file, asked, terms, Whose::Own)?;
+        compared(file, passes, latest, depth, Whose::Own)?.unwrap_or_default()
     };
     let wanted = asked.filter.offset.saturating_add(asked.filter.limit);
     if is_all || found.len() >= wanted {
         return Ok(found);
     }
     // A filter that lets next to nothing of it through: then there is next to nothing to compute BM25 of.
-    exact(tx, asked, within(asked.view, &terms.join(" OR ")), depth.lexical).await
+    exact(file, asked, within(asked.view, &terms.join(" OR ")), depth.lexical)
 }
 
 /// Memories that match, by BM25 as SQLite computes it.
-async fn exact(
-    tx: &mut SqliteConnection,
+fn exact(
+    file: &Connection,
     asked: Asked<'_>,
     matching: String,
     depth: usize,
-) -> Result<Vec<Match>, sqlx::Error> {
-    // CROSS JOIN keeps the order: every match is looked up, never every memory matched. One row for all: each that comes
-    // alone wakes who waits for it.
-    let query = sqlx::query(concat!(
-        "SELECT group_concat(seq || ' ' || weight) FROM \
-         (SELECT m.seq, bm25(memory_fts, 1.0, 2.0, 0.5, 0.0) AS weight \
+) -> Result<Vec<Match>, rusqlite::Error> {
+    // CROSS JOIN keeps the order: every match is looked up, never every memory matched.
+    let mut matches = file.prepare_cached(concat!(
+        "SELECT m.seq, bm25(memory_fts, 1.0, 2.0, 0.5, 0.0) AS weight \
          FROM memory_fts CROSS JOIN memory m ON m.seq = memory_fts.rowid WHERE memory_fts MATCH ?14 AND ",
         filtered!(),
-        " ORDER BY weight, m.seq DESC LIMIT ?15)"
-    ));
-    let query = bind_filter(asked.view.bind(query, asked.now), asked.filter)?
-        .bind(matching)
-        .bind(i64::try_from(depth).unwrap_or(i64::MAX));
-    let packed: Option<String> = query.fetch_one(tx).await?.try_get(0)?;
-    // BM25 comes negative, the best one least.
-    Ok(pairs(&packed.unwrap_or_default()).map(|(seq, weight)| Match { seq, weight: -weight }).collect())
-}
-
-/// Numbers of memories, each with something that is known of it.
-fn pairs(packed: &str) -> impl Iterator<Item = (i64, f64)> {
-    packed.split(',').filter_map(|pair| {
-        let (seq, number) = pair.split_once(' ')?;
-        Some((seq.parse().ok()?, number.parse().ok()?))
-    })
+        " ORDER BY weight, m.seq DESC LIMIT ?15"
+    ))?;
+    asked.view.bind_search(&mut matches, asked.filter, asked.now)?;
+    matches.raw_bind_parameter(14, matching)?;
+    matches.raw_bind_parameter(15, i64::try_from(depth).unwrap_or(i64::MAX))?;
+    let mut rows = matches.raw_query();
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        // BM25 comes negative, the best one least.
+        found.push(Match { seq: row.get(0)?, weight: -row.get::<_, f64>(1)? });
+    }
+    Ok(found)
 }
 
 /// Among whose memories the latest with a word are looked for.
@@ -314,43 +362,29 @@ struct Latest {
 }
 
 impl Latest {
-    async fn of(
-        tx: &mut SqliteConnection,
+    fn of(
+        file: &Connection,
         asked: Asked<'_>,
         terms: &[String],
         whose: Whose,
-    ) -> Result<Self, sqlx::Error> {
+    ) -> Result<Self, rusqlite::Error> {
         let most = (COMPARED / terms.len()).max(COMPARED_OF_WORD);
-        // One statement for all of them: each costs as much for being asked as for its answer.
-        let mut sql = String::from("SELECT 0 AS nth, CAST(coalesce(max(seq), 0) AS TEXT) FROM memory");
-        for nth in 1..=terms.len() {
-            let _ = write!(
-                sql,
-                " UNION ALL SELECT {nth}, (SELECT group_concat(rowid) FROM (SELECT rowid FROM memory_fts \
-                 WHERE memory_fts MATCH ?{} ORDER BY rowid DESC LIMIT ?1))",
-                nth + 1
-            );
-        }
-        sql.push_str(" ORDER BY nth");
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(i64::try_from(most).unwrap_or(i64::MAX));
-        for term in terms {
-            query = query.bind(match whose {
-                Whose::Any => format!("{{content tags words}} : ({term})"),
-                Whose::Own => within(asked.view, term),
-            });
-        }
-        let rows = query.fetch_all(&mut *tx).await?;
-        let lists = rows
-            .iter()
-            .map(|row| Ok(row.try_get::<Option<String>, _>(1)?.unwrap_or_default()))
-            .collect::<Result<Vec<_>, sqlx::Error>>()?;
-        let (newest, lists) = lists
-            .split_first()
-            .map_or((0, &[][..]), |(newest, lists)| (newest.parse::<i64>().unwrap_or(0), lists));
+        let most_asked = i64::try_from(most).unwrap_or(i64::MAX);
+        let newest: i64 = file
+            .prepare_cached("SELECT coalesce(max(seq), 0) FROM memory")?
+            .query_row((), |row| row.get(0))?;
+        let mut latest = file.prepare_cached(
+            "SELECT rowid FROM memory_fts WHERE memory_fts MATCH ?1 ORDER BY rowid DESC LIMIT ?2",
+        )?;
         let mut is_all = true;
         let mut weights: Vec<(i64, f32)> = Vec::new();
-        for list in lists {
-            let seqs: Vec<i64> = list.split(',').filter_map(|seq| seq.parse().ok()).collect();
+        for term in terms {
+            let matching = match whose {
+                Whose::Any => format!("{{content tags words}} : ({term})"),
+                Whose::Own => within(asked.view, term),
+            };
+            let found = latest.query_map((matching, most_asked), |row| row.get(0))?;
+            let seqs = found.collect::<rusqlite::Result<Vec<i64>>>()?;
             // Of a word with more than were read it is taken that the others have it as often.
             let read_from = if seqs.len() == most { seqs.iter().copied().min().unwrap_or(0) } else { 0 };
             is_all &= seqs.len() < most;
@@ -371,18 +405,18 @@ impl Latest {
 
 /// The same where words are common: the latest memories with each word, by BM25 without counting how often a memory has
 /// a word. Whether there were no more to compare. `None` where too many of them may not be seen.
-async fn compared(
-    tx: &mut SqliteConnection,
+fn compared(
+    file: &Connection,
     passes: &mut Passes<'_>,
     latest: Latest,
     depth: Depth,
     whose: Whose,
-) -> Result<Option<(Vec<Match>, bool)>, sqlx::Error> {
+) -> Result<Option<(Vec<Match>, bool)>, rusqlite::Error> {
     let Latest { mut candidates, is_all } = latest;
     // As many as are looked at as a rule: one question for all of them.
     passes.want(candidates.next(0, first_step(depth.lexical)));
     let looked_max = if whose == Whose::Any { depth.fused.saturating_mul(OTHERS_SHARE) } else { usize::MAX };
-    let close = passing(tx, passes, &mut candidates, (0, depth.fused), looked_max).await?;
+    let close = passing(file, passes, &mut candidates, (0, depth.fused), looked_max)?;
     if whose == Whose::Any && close.looked - close.found.len() > close.looked / OTHERS_SHARE {
         return Ok(None);
     }
@@ -396,7 +430,7 @@ async fn compared(
     // The others are counted, and come after those.
     let left = depth.lexical.saturating_sub(found.len());
     if close.looked < candidates.len() && left > 0 {
-        found.extend(passing(tx, passes, &mut candidates, (close.looked, left), usize::MAX).await?.found);
+        found.extend(passing(file, passes, &mut candidates, (close.looked, left), usize::MAX)?.found);
     }
     let found = found.into_iter().map(|found| Match { seq: found.seq, weight: found.weight }).collect();
     Ok(Some((found, is_all)))
@@ -435,19 +469,19 @@ const fn first_step(wanted: usize) -> usize {
 
 /// The best of `candidates` after the first `from` that may be seen and pass the filter, at most so many as `wanted`.
 /// At most about `looked_max` of them are looked at.
-async fn passing(
-    tx: &mut SqliteConnection,
+fn passing(
+    file: &Connection,
     passes: &mut Passes<'_>,
     candidates: &mut Ranked,
     (from, wanted): (usize, usize),
     looked_max: usize,
-) -> Result<Passing, sqlx::Error> {
+) -> Result<Passing, rusqlite::Error> {
     let mut passing = Passing { found: Vec::new(), refused: Vec::new(), looked: from };
     let mut known = HashSet::new();
     let mut step = first_step(wanted);
     while passing.looked < candidates.len().min(looked_max) && passing.found.len() < wanted {
         let next = candidates.next(passing.looked, step);
-        passes.ask(tx, next).await?;
+        passes.ask(file, next)?;
         for &(weight, seq) in next {
             if passing.found.len() == wanted {
                 break;
@@ -479,54 +513,38 @@ struct Looked {
 }
 
 impl Looked {
-    /// Looks through what `asked` may see; `None` where nothing is embedded.
-    async fn at(
-        tx: &mut SqliteConnection,
+    /// Looks through what `asked` may see.
+    fn at(
+        file: &Connection,
         asked: Asked<'_>,
         table: &Table,
-        reembedding: &Reembedding,
-        vectors: Vectors,
-    ) -> Result<Option<Self>, Fault> {
-        let Some(query) = vectors.vectors.into_iter().next() else { return Ok(None) };
-        let unsure_after = reembedding.unsure_after();
-        let Some((model, recent)) = Model::find_with_recent(tx, &vectors.identity, unsure_after).await?
-        else {
-            let has_memories: bool =
-                sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM memory)").fetch_one(tx).await?;
-            if has_memories {
-                resilience::note(WORDS_ALONE);
-            }
-            return Ok(None);
-        };
-        match recent {
-            Some(Recent::Bare) => reembedding.miss(),
-            Some(Recent::Settled(newest)) => reembedding.settle(newest),
-            None => {}
-        }
+        model: Model,
+        query: Vec<f32>,
+    ) -> rusqlite::Result<Self> {
         let floor = table.shared.options.embeddings.floor();
-        let scanned = table.scanned(tx, model, &asked.view.audiences()).await?;
+        let scanned = table.scanned(file, model, &asked.view.audiences())?;
         let small = Small::of(&query);
-        let candidates = look(&scanned, &small, floor, false).await?;
-        Ok(Some(Self { model, query, small, scanned, floor, candidates }))
+        let candidates = scanned.near(&small, floor, false);
+        Ok(Self { model, query, small, scanned, floor, candidates })
     }
 
     /// The `depth` memories whose vectors are nearest to that of the query, at least as near as the model's floor.
-    async fn by_meaning(
+    fn by_meaning(
         mut self,
-        tx: &mut SqliteConnection,
+        file: &Connection,
         passes: &mut Passes<'_>,
         table: &Table,
         depth: usize,
-    ) -> Result<Vec<Near>, Fault> {
+    ) -> Result<Vec<Near>, rusqlite::Error> {
         let floor = self.floor;
         let wanted = depth.saturating_add(SPARE);
-        let mut close = passing(tx, passes, &mut self.candidates, (0, wanted), usize::MAX).await?;
+        let mut close = passing(file, passes, &mut self.candidates, (0, wanted), usize::MAX)?;
         let shown = passes.asked.filter.offset.saturating_add(passes.asked.filter.limit);
         if !self.candidates.is_all && close.found.len() < shown {
-            self.candidates = look(&self.scanned, &self.small, floor, true).await?;
-            close = passing(tx, passes, &mut self.candidates, (0, wanted), usize::MAX).await?;
+            self.candidates = self.scanned.near(&self.small, floor, true);
+            close = passing(file, passes, &mut self.candidates, (0, wanted), usize::MAX)?;
         }
-        forget_gone(tx, table, &close.refused).await?;
+        forget_gone(file, table, &close.refused)?;
         // What comes late in the order, and surely belongs there, need not be exact.
         let exactly =
             if self.scanned.vectors <= RERANKED_ALL { wanted } else { shown.saturating_add(RERANKED) };
@@ -535,7 +553,7 @@ impl Looked {
             .map(|(place, found)| (place, found.weight as f32, found.seq))
             .partition(|(place, cosine, _)| *place < exactly || *cosine < floor + ERROR_MAX);
         let seqs: Vec<i64> = first.iter().map(|(_, _, seq)| *seq).collect();
-        let mut near = self.model.cosines(tx, &self.query, &listed(&seqs)).await?;
+        let mut near = self.model.cosines(file, &self.query, &seqs)?;
         near.extend(rest.iter().map(|&(_, cosine, seq)| (cosine, seq)));
         let mut near = Ranked::new(near);
         let near = near.next(0, depth).iter().filter(|(cosine, _)| *cosine >= floor);
@@ -543,45 +561,32 @@ impl Looked {
     }
 }
 
-async fn look(scanned: &Scanned, query: &Small, floor: f32, is_thorough: bool) -> Result<Ranked, Fault> {
-    if scanned.vectors <= if is_thorough { INLINE_COMPARED } else { INLINE_VECTORS } {
-        return Ok(scanned.near(query, floor, is_thorough));
-    }
-    let (scanned, query) = (scanned.clone(), query.clone());
-    let looking = tokio::task::spawn_blocking(move || scanned.near(&query, floor, is_thorough));
-    looking.await.map_err(|error| Fault::Refused(StoreError::Internal(Box::new(error))))
-}
-
 /// Lets the index forget those of `refused` that are not in the file any more.
-async fn forget_gone(tx: &mut SqliteConnection, table: &Table, refused: &[i64]) -> Result<(), sqlx::Error> {
+fn forget_gone(file: &Connection, table: &Table, refused: &[i64]) -> Result<(), rusqlite::Error> {
     if refused.is_empty() {
         return Ok(());
     }
     // What is beyond the last number came after this state of the store.
-    let gone: Vec<i64> = sqlx::query_scalar(
+    let mut gone = file.prepare_cached(
         "SELECT c.value FROM json_each(?1) c WHERE NOT EXISTS (SELECT 1 FROM memory WHERE seq = c.value) \
          AND c.value <= (SELECT seq FROM sqlite_sequence WHERE name = 'memory')",
-    )
-    .bind(listed(refused))
-    .fetch_all(tx)
-    .await?;
+    )?;
+    let gone =
+        gone.query_map([listed(refused)], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
     if !gone.is_empty() {
         table.index.remove(&gone);
     }
     Ok(())
 }
 
-async fn read(tx: &mut SqliteConnection, seqs: &[i64]) -> Result<HashMap<i64, Memory>, sqlx::Error> {
+fn read(file: &Connection, seqs: &[i64]) -> rusqlite::Result<HashMap<i64, Memory>> {
     if seqs.is_empty() {
         return Ok(HashMap::new());
     }
-    let rows = sqlx::query(concat!(
+    let mut memories = file.prepare_cached(concat!(
         "SELECT m.seq, ",
         columns!(),
         " FROM json_each(?1) c CROSS JOIN memory m ON m.seq = c.value"
-    ))
-    .bind(listed(seqs))
-    .fetch_all(tx)
-    .await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, memory(row, 1)?))).collect()
+    ))?;
+    memories.query_map([listed(seqs)], |row| Ok((row.get(0)?, memory(row, 1)?)))?.collect()
 }

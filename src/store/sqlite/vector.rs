@@ -1,13 +1,12 @@
 //! Vectors in the file: whose they are, writing them, and bringing the index in memory up to date with them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension as _};
 use simsimd::SpatialSimilarity as _;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, pool::PoolConnection, sqlite::SqliteRow};
-use tokio::sync::Mutex;
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, pool::PoolConnection};
 
 use super::{
     READER_WAIT, READERS_MAX, Readers, Shared,
@@ -15,6 +14,7 @@ use super::{
     index::{Entry, Index, Scanned, Small, Taken},
     memory::bump_audience,
     search::listed,
+    searchers::Searchers,
     view::View,
     writer::{Write, Writer},
 };
@@ -178,66 +178,65 @@ impl Model {
         row.map(|row| Ok(Self { id: row.try_get(0)?, dimension, newest: row.try_get(1)? })).transpose()
     }
 
-    /// The same, and how it is with recent memories: the latest ones after the number `after`, where one is given.
-    pub(super) async fn find_with_recent(
-        tx: &mut SqliteConnection,
+    /// The same for a search, and how it is with recent memories: the latest ones after the number `after`, where one is
+    /// given.
+    pub(super) fn searched(
+        file: &Connection,
         model: &Identity,
         after: Option<i64>,
-    ) -> Result<Option<(Self, Option<Recent>)>, sqlx::Error> {
-        let row = bind_model(
-            sqlx::query(
-                "SELECT o.id, (SELECT coalesce(max(change), 0) FROM vector), (SELECT coalesce(max(seq), 0) FROM memory),                  EXISTS (SELECT 1 FROM (SELECT seq FROM memory WHERE seq > ?4 ORDER BY seq DESC LIMIT ?5) m                  WHERE NOT EXISTS (SELECT 1 FROM vector v WHERE v.seq = m.seq AND v.model = o.id))                  FROM model o WHERE o.name = ?1 AND o.dimension = ?2 AND o.hash = ?3",
-            ),
-            model,
-        )
-        .bind(after.unwrap_or(i64::MAX))
-        .bind(LATEST)
-        .fetch_optional(tx)
-        .await?;
-        let Some(row) = row else { return Ok(None) };
-        let found = Self { id: row.try_get(0)?, dimension: model.dimension, newest: row.try_get(1)? };
-        let newest: i64 = row.try_get(2)?;
-        let recent = match after {
-            Some(_) if row.try_get(3)? => Some(Recent::Bare),
-            Some(after) if newest - after <= LATEST => Some(Recent::Settled(newest)),
-            _ => None,
+    ) -> rusqlite::Result<Option<(Self, Option<Recent>)>> {
+        let mut found = file.prepare_cached(
+            "SELECT o.id, (SELECT coalesce(max(change), 0) FROM vector), (SELECT coalesce(max(seq), 0) FROM memory), \
+             EXISTS (SELECT 1 FROM (SELECT seq FROM memory WHERE seq > ?4 ORDER BY seq DESC LIMIT ?5) m \
+             WHERE NOT EXISTS (SELECT 1 FROM vector v WHERE v.seq = m.seq AND v.model = o.id)) \
+             FROM model o WHERE o.name = ?1 AND o.dimension = ?2 AND o.hash = ?3",
+        )?;
+        let dimension = i64::try_from(model.dimension).unwrap_or(i64::MAX);
+        let (known_to, name, hash) = (after.unwrap_or(i64::MAX), &*model.name, &*model.hash);
+        let read = |row: &rusqlite::Row<'_>| {
+            let found = Self { id: row.get(0)?, dimension: model.dimension, newest: row.get(1)? };
+            let newest: i64 = row.get(2)?;
+            let recent = match after {
+                Some(_) if row.get(3)? => Some(Recent::Bare),
+                Some(after) if newest - after <= LATEST => Some(Recent::Settled(newest)),
+                _ => None,
+            };
+            Ok((found, recent))
         };
-        Ok(Some((found, recent)))
+        found.query_row((name, dimension, hash, known_to, LATEST), read).optional()
     }
 
     /// The cosine of each of `seqs` to `query`; those without a vector are left out.
-    pub(super) async fn cosines(
+    pub(super) fn cosines(
         self,
-        tx: &mut SqliteConnection,
+        file: &Connection,
         query: &[f32],
-        seqs: &str,
-    ) -> Result<Vec<(f32, i64)>, sqlx::Error> {
-        // One row for all: each that comes alone wakes who waits for it. Bytes put together as if they were text stay what
-        // they are.
-        let row = sqlx::query(
-            "SELECT group_concat(v.seq), CAST(group_concat(v.exact, '') AS BLOB) \
-             FROM json_each(?1) c CROSS JOIN vector v ON v.seq = c.value AND v.model = ?2 \
-             AND octet_length(v.exact) = ?3",
-        )
-        .bind(seqs.to_owned())
-        .bind(self.id)
-        .bind(i64::try_from(self.dimension * size_of::<f32>()).unwrap_or(i64::MAX))
-        .fetch_one(tx)
-        .await?;
-        let (seqs, bytes): (Option<String>, Option<Vec<u8>>) = (row.try_get(0)?, row.try_get(1)?);
-        let (numbers, _) = bytes.as_deref().unwrap_or_default().as_chunks();
-        let numbers: Vec<f32> = numbers.iter().map(|number| f32::from_le_bytes(*number)).collect();
-        let exact = numbers.chunks_exact(self.dimension.max(1));
-        let seqs = seqs.as_deref().unwrap_or_default().split(',').filter_map(|seq| seq.parse().ok());
-        Ok(exact.zip(seqs).map(|(exact, seq)| (f32::dot(exact, query).unwrap_or(0.0) as f32, seq)).collect())
+        seqs: &[i64],
+    ) -> rusqlite::Result<Vec<(f32, i64)>> {
+        let mut stored = file.prepare_cached(
+            "SELECT v.seq, v.exact FROM json_each(?1) c CROSS JOIN vector v ON v.seq = c.value AND v.model = ?2",
+        )?;
+        let mut rows = stored.query((listed(seqs), self.id))?;
+        let mut cosines = Vec::with_capacity(seqs.len());
+        let mut exact: Vec<f32> = Vec::with_capacity(self.dimension);
+        while let Some(row) = rows.next()? {
+            let (bytes, _) = row.get_ref(1)?.as_blob()?.as_chunks();
+            exact.clear();
+            exact.extend(bytes.iter().map(|number| f32::from_le_bytes(*number)));
+            if exact.len() == self.dimension {
+                cosines.push((f32::dot(&exact, query).unwrap_or(0.0) as f32, row.get(0)?));
+            }
+        }
+        Ok(cosines)
     }
 }
 
 /// The vectors of the store, for searches and for whoever embeds in the background.
 pub(super) struct Table {
     pub(super) shared: Arc<Shared>,
-    pub(super) readers: Readers,
+    readers: Readers,
     writer: Writer,
+    pub(super) searchers: Arc<Searchers>,
     pub(super) index: Index,
     /// Held by the one search that reads vectors into the index; the others would read the same.
     loading: Mutex<()>,
@@ -247,11 +246,13 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new(shared: Arc<Shared>, readers: Readers, writer: Writer) -> Self {
         Self {
+            searchers: Arc::new(Searchers::new(&shared.options, READERS_MAX)),
             shared,
             readers,
             writer,
             index: Index::new(INDEX_BYTES_MAX),
             loading: Mutex::default(),
+            // The hand-over of one to a thread that may block goes on beside the work of another.
             turns: Turns::new(READERS_MAX as usize),
         }
     }
@@ -269,18 +270,18 @@ impl Table {
         classify(&self.shared.options.path, error)
     }
 
-    /// What `audiences` have of `model`, at least as `tx` sees it.
-    pub(super) async fn scanned(
+    /// What `audiences` have of `model`, at least as `file` stands.
+    pub(super) fn scanned(
         &self,
-        tx: &mut SqliteConnection,
+        file: &Connection,
         model: Model,
         audiences: &[&str],
-    ) -> Result<Scanned, sqlx::Error> {
+    ) -> rusqlite::Result<Scanned> {
         let Model { id, dimension, newest } = model;
         if let Some(scanned) = self.index.scanned(id, dimension, audiences, newest) {
             return Ok(scanned);
         }
-        let _loading = self.loading.lock().await;
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(scanned) = self.index.scanned(id, dimension, audiences, newest) {
                 return Ok(scanned);
@@ -291,8 +292,8 @@ impl Table {
                     continue;
                 }
                 let entries = match known {
-                    Some(since) => stored_since(tx, id, audience, since).await?,
-                    None => stored(tx, id, audience).await?,
+                    Some(since) => stored_since(file, id, audience, since)?,
+                    None => stored(file, id, audience)?,
                 };
                 let taken = Taken { audience, since: known, entries: &entries, upto: newest };
                 self.index.take(id, dimension, audiences, &taken);
@@ -318,44 +319,28 @@ impl Table {
 }
 
 /// Every vector that `audience` has of the model `id`.
-async fn stored(tx: &mut SqliteConnection, id: i64, audience: &str) -> Result<Vec<Entry>, sqlx::Error> {
-    sqlx::query(
+fn stored(file: &Connection, id: i64, audience: &str) -> rusqlite::Result<Vec<Entry>> {
+    let mut stored = file.prepare_cached(
         "SELECT v.change, v.seq, v.scale, v.small FROM memory m CROSS JOIN vector v ON v.seq = m.seq AND v.model = ?1 \
          WHERE m.audience = ?2",
-    )
-    .bind(id)
-    .bind(audience.to_owned())
-    .fetch(tx)
-    .and_then(async |row| entry(&row))
-    .try_collect()
-    .await
+    )?;
+    stored.query_map((id, audience), entry)?.collect()
 }
 
 /// Those of them that came after the change `since`.
-async fn stored_since(
-    tx: &mut SqliteConnection,
-    id: i64,
-    audience: &str,
-    since: i64,
-) -> Result<Vec<Entry>, sqlx::Error> {
-    sqlx::query(
+fn stored_since(file: &Connection, id: i64, audience: &str, since: i64) -> rusqlite::Result<Vec<Entry>> {
+    let mut stored = file.prepare_cached(
         "SELECT v.change, v.seq, v.scale, v.small FROM vector v CROSS JOIN memory m ON m.seq = v.seq \
          WHERE v.change > ?3 AND v.model = ?1 AND m.audience = ?2 ORDER BY v.change",
-    )
-    .bind(id)
-    .bind(audience.to_owned())
-    .bind(since)
-    .fetch(tx)
-    .and_then(async |row| entry(&row))
-    .try_collect()
-    .await
+    )?;
+    stored.query_map((id, audience, since), entry)?.collect()
 }
 
-fn entry(row: &SqliteRow) -> Result<Entry, sqlx::Error> {
-    let bytes: &[u8] = row.try_get(3)?;
+fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
+    let bytes = row.get_ref(3)?.as_blob()?;
     let numbers = bytes.iter().map(|byte| i8::from_le_bytes([*byte])).collect();
-    let scale: f64 = row.try_get(2)?;
-    Ok(Entry { change: row.try_get(0)?, seq: row.try_get(1)?, small: Small { scale: scale as f32, numbers } })
+    let scale: f64 = row.get(2)?;
+    Ok(Entry { change: row.get(0)?, seq: row.get(1)?, small: Small { scale: scale as f32, numbers } })
 }
 
 #[async_trait]
