@@ -37,6 +37,7 @@ enum Source {
 #[derive(Debug)]
 pub struct Embeddings {
     source: Source,
+    name: String,
     /// Whether whoever last waited for vectors got none.
     is_ailing: AtomicBool,
 }
@@ -93,16 +94,17 @@ impl Embeddings {
 
     /// Tells what was found with one model from what was found with another or with none. Nothing is read for it.
     #[must_use]
-    pub fn name(&self) -> String {
-        match &self.source {
-            Source::Builtin => "builtin".to_owned(),
-            Source::Folder(folder) => format!("folder {}", folder.path().display()),
-            Source::None => "none".to_owned(),
-        }
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     fn of(source: Source) -> Arc<Self> {
-        Arc::new(Self { source, is_ailing: AtomicBool::new(false) })
+        let name = match &source {
+            Source::Builtin => "builtin".to_owned(),
+            Source::Folder(folder) => format!("folder {}", folder.path().display()),
+            Source::None => "none".to_owned(),
+        };
+        Arc::new(Self { source, name, is_ailing: AtomicBool::new(false) })
     }
 
     /// Whether vectors are wanted and whoever last waited for some got none.

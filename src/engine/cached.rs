@@ -155,7 +155,7 @@ impl Engine {
         // Whoever searches with another model, or with none, finds something else.
         let embedding = match &self.outside().embeddings {
             Some(embeddings) if keeping.reads_memory && self.cache.is_shared() => embeddings.name(),
-            _ => String::new(),
+            _ => "",
         };
         let key = keeping.key(
             &Asked {
@@ -169,7 +169,7 @@ impl Engine {
                 mode: call.request.mode,
                 parts: &parts.texts,
                 sources: &sources,
-                embedding: &embedding,
+                embedding,
                 store,
             },
             has_session,

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
-use tmws::store::{MemoryChange, NewMemory, SqliteOptions, SqliteStore, Store, derived_id};
+use serde_json::json;
+use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
+use tmws::store::{
+    LazyStore, MemoryChange, NewMemory, SqliteOptions, SqliteStore, Store, StoredResult, derived_id,
+};
 
 use crate::store::contract::{at, note, scope};
 
@@ -101,6 +105,57 @@ async fn a_write_of_another_process_is_seen() {
     last = store.mark(&own).await.unwrap().generation;
     add("and from there".to_owned());
     assert_ne!(store.mark(&own).await.unwrap().generation, last);
+}
+
+fn result() -> StoredResult {
+    StoredResult { pattern: "p".to_owned(), value: json!({"n": 1}) }
+}
+
+#[tokio::test]
+async fn a_result_is_there_until_its_time_or_until_anybody_deletes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.db");
+    let store = open(&path).await;
+    let ann = scope("a", "ann");
+    let life = i64::try_from(SqliteOptions::new(&path).limits.handle_ttl.as_secs()).unwrap();
+    let handle = store.put_result(&ann, result(), at(0)).await.unwrap();
+    let is_there = async |now| store.has_result(&ann, &handle, at(now)).await.unwrap();
+    for (now, expected) in [(0, true), (life - 1, true), (life, false), (life * 9, false), (1, true)] {
+        assert_eq!(is_there(now).await, expected, "at {now}");
+    }
+    for other in [scope("b", "ann"), scope("a", "ben")] {
+        assert!(!store.has_result(&other, &handle, at(1)).await.unwrap(), "{other:?}");
+    }
+    // As of another process.
+    let mut raw = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    sqlx::query("UPDATE result SET expires = expires + 1000000").execute(&mut raw).await.unwrap();
+    assert_eq!((is_there(life).await, is_there(life + 1).await), (true, false));
+    sqlx::query("DELETE FROM result").execute(&mut raw).await.unwrap();
+    raw.close().await.unwrap();
+    assert!(!is_there(1).await, "it was deleted");
+}
+
+#[tokio::test]
+async fn a_result_of_a_store_in_whose_place_a_copy_was_put_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("m.db"), folder.path().join("copy.db"));
+    let ann = scope("a", "ann");
+    let store = open(&path).await;
+    store.remember(&ann, note("before"), at(0)).await.unwrap();
+    store.close(SOON).await;
+    fs::copy(&path, &copy).unwrap();
+    let store = LazyStore::new(SqliteOptions::new(&path));
+    let handle = store.put_result(&ann, result(), at(1)).await.unwrap();
+    for _ in 0..2 {
+        assert!(store.has_result(&ann, &handle, at(2)).await.unwrap());
+    }
+    fs::rename(&copy, &path).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(folder.path().join(format!("m.db{suffix}")));
+    }
+    // A write notices it.
+    store.remember(&ann, note("nowhere"), at(3)).await.unwrap_err();
+    assert!(!store.has_result(&ann, &handle, at(3)).await.unwrap());
 }
 
 /// What each way of writing leaves behind, one after the other.

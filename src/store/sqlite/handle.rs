@@ -4,9 +4,14 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{FromRow, Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{Readers, fault::Fault, view::View, writer::Write};
+use super::{
+    Readers,
+    fault::Fault,
+    view::{View, time},
+    writer::Write,
+};
 use crate::{
     limits::StoreLimits,
     store::{StoreError, StoredResult, rules},
@@ -24,7 +29,7 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, sqlx::Error> {
 }
 
 /// Where a handle leads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Bound {
     pub(super) hash: Vec<u8>,
     pub(super) realm: String,
@@ -218,16 +223,20 @@ impl Write for EndSession {
 pub(super) async fn is_ended(pool: &Readers, bound: &Bound, now: Timestamp) -> Result<bool, sqlx::Error> {
     let ended = "SELECT EXISTS (SELECT 1 FROM ended_session \
                  WHERE name_hash = ?1 AND realm = ?2 AND principal = ?3 AND expires > ?4)";
-    holds(pool, ended, bound, now).await
+    told(pool, ended, bound, now).await
 }
 
 /// What `statement` says of a handle at `now`.
-async fn holds(
+async fn told<T>(
     pool: &Readers,
     statement: &'static str,
     bound: &Bound,
     now: Timestamp,
-) -> Result<bool, sqlx::Error> {
+) -> Result<T, sqlx::Error>
+where
+    (T,): for<'r> FromRow<'r, SqliteRow>,
+    T: Send + Unpin,
+{
     sqlx::query_scalar(statement)
         .bind(&bound.hash)
         .bind(&bound.realm)
@@ -297,11 +306,16 @@ pub(super) async fn result(pool: &Readers, bound: &Bound, now: Timestamp) -> Res
     Ok(StoredResult { pattern: row.try_get(0)?, value: parse(row.try_get(1)?)? })
 }
 
-/// Whether there is a result behind a handle.
-pub(super) async fn has_result(pool: &Readers, bound: &Bound, now: Timestamp) -> Result<bool, sqlx::Error> {
-    let kept = "SELECT EXISTS (SELECT 1 FROM result \
-                WHERE handle_hash = ?1 AND realm = ?2 AND principal = ?3 AND expires > ?4)";
-    holds(pool, kept, bound, now).await
+/// Until when the result behind a handle is there, where there is one at `now`.
+pub(super) async fn result_expires(
+    pool: &Readers,
+    bound: &Bound,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, sqlx::Error> {
+    let expires = "SELECT max(expires) FROM result \
+                   WHERE handle_hash = ?1 AND realm = ?2 AND principal = ?3 AND expires > ?4";
+    let expires: Option<i64> = told(pool, expires, bound, now).await?;
+    expires.map(time).transpose()
 }
 
 /// Keeps `fresh` as the state key unless there is one, and returns the one there is.

@@ -2,29 +2,37 @@
 //!
 //! The index of the write-ahead log (`…-shm`) begins with a head that every commit changes, whoever makes it: a count of
 //! transactions, the log's length, checksums (SQLite's documentation, "WAL-mode file format", 2.1). It is written before
-//! a commit returns, into memory that all processes on the file share. So a mark that was read under a head holds while
-//! the head is the same; a head that changed for another reason (a checkpoint) only costs a statement.
+//! a commit returns, into memory that all processes on the file share. So what was read under a head holds while the head
+//! is the same; a head that changed for another reason (a checkpoint) only costs a statement. So it is with marks, and with
+//! whether a result is there.
 
 use std::{
     collections::HashMap,
     fs::File,
+    hash::Hash,
     io,
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Readers, view::View};
+use jiff::Timestamp;
+
+use super::{
+    Readers,
+    handle::{self, Bound},
+    view::View,
+};
 use crate::{scope::Scope, store::Mark};
 
 /// Bytes of the head, without its copy.
 const HEAD_BYTES: usize = 48;
-/// Scopes whose marks are kept; beyond that all are read anew.
-const SCOPES_MAX: usize = 4_096;
+/// Scopes whose marks are kept, and results that were seen; beyond that all are read anew.
+const SEEN_MAX: usize = 4_096;
 
 type Head = [u8; HEAD_BYTES];
 
-/// The marks of one store.
+/// What was read of one store, and holds until something is committed.
 pub(super) struct Marks {
     index: PathBuf,
     kept: Mutex<Kept>,
@@ -33,7 +41,32 @@ pub(super) struct Marks {
 #[derive(Default)]
 struct Kept {
     file: Option<Arc<File>>,
-    marks: HashMap<Scope, (Head, Mark)>,
+    marks: Seen<Scope, Mark>,
+    /// Until when each result is there.
+    results: Seen<Bound, Timestamp>,
+}
+
+/// What was read, each under the head of then.
+struct Seen<K, V>(HashMap<K, (Head, V)>);
+
+impl<K, V> Default for Seen<K, V> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash, V: Copy> Seen<K, V> {
+    /// What was read of `key`, where it still holds.
+    fn get(&self, key: &K, head: Head) -> Option<V> {
+        self.0.get(key).filter(|(seen, _)| *seen == head).map(|(_, value)| *value)
+    }
+
+    fn put(&mut self, key: K, head: Head, value: V) {
+        if self.0.len() >= SEEN_MAX {
+            self.0.clear();
+        }
+        self.0.insert(key, (head, value));
+    }
 }
 
 impl Marks {
@@ -47,24 +80,41 @@ impl Marks {
     /// The mark of `scope` now.
     pub(super) async fn get(&self, readers: &Readers, scope: &Scope) -> Result<Mark, sqlx::Error> {
         // The head first: what is committed between it and the statement is then looked for once more.
-        let head = {
-            let mut kept = self.lock();
-            let head = kept.head(&self.index);
-            if let Some((seen, mark)) = kept.marks.get(scope)
-                && Some(*seen) == head
-            {
-                return Ok(*mark);
-            }
-            head
-        };
-        let mark = read(readers, &View::of(scope)).await?;
-        let Some(head) = head else { return Ok(mark) };
-        let mut kept = self.lock();
-        if kept.marks.len() >= SCOPES_MAX {
-            kept.marks.clear();
+        let (head, known) = self.known(|kept, head| kept.marks.get(scope, head));
+        if let Some(mark) = known {
+            return Ok(mark);
         }
-        kept.marks.insert(scope.clone(), (head, mark));
+        let mark = read(readers, &View::of(scope)).await?;
+        if let Some(head) = head {
+            self.lock().marks.put(scope.clone(), head, mark);
+        }
         Ok(mark)
+    }
+
+    /// Whether there is a result behind a handle at `now`.
+    pub(super) async fn has_result(
+        &self,
+        readers: &Readers,
+        bound: Bound,
+        now: Timestamp,
+    ) -> Result<bool, sqlx::Error> {
+        let (head, known) = self.known(|kept, head| kept.results.get(&bound, head));
+        let known = match known {
+            Some(expires) => Some(expires),
+            None => handle::result_expires(readers, &bound, now).await?.inspect(|expires| {
+                if let Some(head) = head {
+                    self.lock().results.put(bound, head, *expires);
+                }
+            }),
+        };
+        Ok(known.is_some_and(|expires| expires > now))
+    }
+
+    /// The head now, and what `look` finds under it.
+    fn known<V>(&self, look: impl FnOnce(&Kept, Head) -> Option<V>) -> (Option<Head>, Option<V>) {
+        let mut kept = self.lock();
+        let head = kept.head(&self.index);
+        (head, head.and_then(|head| look(&kept, head)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -78,7 +128,8 @@ impl Kept {
         // Once the last connection has closed, the file is gone, and the next one makes another.
         if self.file.as_ref().is_none_or(|file| file.metadata().is_ok_and(|found| found.nlink() == 0)) {
             self.file = open(index).ok();
-            self.marks.clear();
+            self.marks.0.clear();
+            self.results.0.clear();
         }
         let mut head = [0; HEAD_BYTES];
         self.file.as_ref()?.read_exact_at(&mut head, 0).ok()?;
@@ -121,4 +172,42 @@ async fn read(pool: &Readers, view: &View) -> Result<Mark, sqlx::Error> {
     .fetch_one(&mut *pool.get().await?)
     .await?;
     Ok(Mark { generation: generation.cast_unsigned(), has_session })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use serde_json::json;
+
+    use super::super::{READERS_MAX, SqliteOptions, SqliteStore};
+    use crate::{
+        scope::{ProjectId, Scope},
+        store::{Store as _, StoredResult},
+    };
+
+    #[tokio::test]
+    async fn what_was_read_since_the_last_commit_takes_no_statement() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(SqliteOptions::new(folder.path().join("m.db"))).await.unwrap();
+        let ann = Scope::mint(ProjectId::parse("a").unwrap(), "ann", "default", None);
+        let now = "2026-03-01T12:00:00Z".parse().unwrap();
+        let result = StoredResult { pattern: "p".to_owned(), value: json!([1]) };
+        let handle = store.put_result(&ann, result, now).await.unwrap();
+        let mark = store.mark(&ann).await.unwrap();
+        assert!(store.has_result(&ann, &handle, now).await.unwrap());
+        {
+            let mut readers = Vec::new();
+            for _ in 0..READERS_MAX {
+                readers.push(store.readers.get().await.unwrap());
+            }
+            // There is no connection left that a statement could go to.
+            let has_result = store.has_result(&ann, &handle, now).now_or_never();
+            assert!(has_result.is_some_and(Result::unwrap));
+            assert_eq!(store.mark(&ann).now_or_never().map(Result::unwrap), Some(mark));
+            let other = StoredResult { pattern: "p".to_owned(), value: json!([2]) };
+            store.put_result(&ann, other, now).await.unwrap();
+            assert!(store.has_result(&ann, &handle, now).now_or_never().is_none(), "something was committed");
+        }
+        assert!(store.has_result(&ann, &handle, now).await.unwrap());
+    }
 }

@@ -414,7 +414,7 @@ impl Store for SqliteStore {
 
     async fn has_result(&self, scope: &Scope, handle: &str, now: Timestamp) -> Result<bool, StoreError> {
         let bound = Bound::new(&View::of(scope), id::handle_hash(handle));
-        handle::has_result(&self.readers, &bound, now).await.map_err(|error| self.told(error))
+        self.marks.has_result(&self.readers, bound, now).await.map_err(|error| self.told(error))
     }
 
     async fn put_task(

@@ -94,6 +94,11 @@ impl View {
     }
 }
 
+/// Microseconds as a time.
+pub(super) fn time(microseconds: i64) -> Result<Timestamp, sqlx::Error> {
+    Timestamp::from_microsecond(microseconds).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
 pub(super) fn undecodable(column: &str) -> sqlx::Error {
     sqlx::Error::Decode(strange(column))
 }
