@@ -14,7 +14,6 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
-use tokio::time::{timeout, timeout_at};
 
 use super::{
     Engine, EngineError, Execution, Surroundings, Workspace,
@@ -30,8 +29,11 @@ use crate::{
 
 /// Longest wait for the layer that instances share.
 const SHARED_MAX: Duration = Duration::from_millis(100);
-/// Longest wait for what an answer depends on: where the store is slower than that, the time is the run's.
+/// Longest wait for what an answer depends on, and no more than half of what is left of the run's time: where the store is
+/// slower than that, the rest is for the run.
 const MARK_MAX: Duration = Duration::from_millis(500);
+/// What comes after a run (counting its tokens, keeping its rest, keeping the answer) may end so long behind the run's time.
+const AFTER_MAX: Duration = Duration::from_millis(250);
 /// A pattern whose runs take so long is run by one instance, and the others wait for its answer.
 const EXPENSIVE: Duration = Duration::from_millis(50);
 /// A lease is as long as so many runs, within bounds: a holder that is gone keeps the others waiting for so long.
@@ -68,6 +70,32 @@ impl Place {
     /// How long it took to find out what the key is made of.
     pub(super) const fn elapsed(&self) -> Duration {
         self.parts.elapsed
+    }
+}
+
+/// Until when a call may wait, from its beginning on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// For what makes its answer: what that depends on, a look at what is kept, the run.
+    pub(super) run: Instant,
+    /// Whether that is the caller's time, and not the pattern's.
+    pub(super) is_cut: bool,
+    /// For what comes after the run.
+    pub(super) after: Instant,
+}
+
+impl Times {
+    /// Of a call whose answer is due at `deadline`, and whose pattern may take `timeout`, both from now on.
+    pub(super) fn new(deadline: Instant, timeout: Duration) -> Self {
+        let own = Instant::now() + timeout;
+        let run = own.min(deadline);
+        Self { run, is_cut: deadline < own, after: deadline.min(run + AFTER_MAX) }
+    }
+
+    /// For a question that a run can do without.
+    fn soon(self) -> Instant {
+        let now = Instant::now();
+        now + MARK_MAX.min(self.run.saturating_duration_since(now) / 2)
     }
 }
 
@@ -114,9 +142,7 @@ impl Engine {
     pub(super) async fn depends(&self, call: &Call<'_>, around: &Surroundings<'_>) -> Option<Depends> {
         let compiled = call.compiled;
         let mark = if compiled.reads_memory {
-            let until = around.deadline.min(Instant::now() + MARK_MAX);
-            let asked = resilience::until(until, self.store().mark(&call.within));
-            let asked = timeout_at(until.into(), asked).await;
+            let asked = resilience::by(call.times.soon(), self.store().mark(&call.within)).await;
             Some(asked.ok()?.ok()?)
         } else {
             None
@@ -142,7 +168,7 @@ impl Engine {
     ) -> Option<Place> {
         let parts = self.parts(keeping, call, around).await?;
         let store = if keeping.of_one_store && self.cache.is_shared() {
-            *self.store_name.get_or_try_init(|| name_of(self.store(), around.deadline)).await.ok()?
+            *self.store_name.get_or_try_init(|| name_of(self.store(), call.times.soon())).await.ok()?
         } else {
             [0; 32]
         };
@@ -183,7 +209,8 @@ impl Engine {
             return Some(Found::default());
         }
         let Workspace::Root(root) = call.workspace else { return None };
-        parts::found(&keeping.parts, Path::new(root), &self.around_parts(call, around)).await
+        let with = self.around_parts(call, around, call.times.run);
+        parts::found(&keeping.parts, Path::new(root), &with).await
     }
 
     /// Whether the declared parts are after a run what they were before it.
@@ -198,31 +225,31 @@ impl Engine {
             return true;
         }
         let Workspace::Root(root) = call.workspace else { return false };
-        let with = self.around_parts(call, around);
+        let with = self.around_parts(call, around, call.times.after);
         parts::stand(&keeping.parts, &place.parts, keeping.reads_tree, Path::new(root), &with).await
     }
 
-    fn around_parts<'a>(&'a self, call: &'a Call<'_>, around: &'a Surroundings<'_>) -> Around<'a> {
+    fn around_parts<'a>(
+        &'a self,
+        call: &'a Call<'_>,
+        around: &'a Surroundings<'_>,
+        deadline: Instant,
+    ) -> Around<'a> {
         Around {
             pattern: &call.chosen.pattern,
             scope: &call.within,
             store: self.store(),
             outside: self.outside(),
             now: self.now(),
-            deadline: around.deadline,
+            deadline,
             cancel: &around.cancel,
         }
     }
 
     /// The kept answer, if there is one.
-    pub(super) async fn lookup(
-        &self,
-        call: &Call<'_>,
-        place: &Place,
-        around: &Surroundings<'_>,
-    ) -> Option<Execution> {
-        let (entry, layer) = self.cache.get(&place.key, place.wanted, wait(around)).await?;
-        if !self.has_rest(call, &entry.value, around).await {
+    pub(super) async fn lookup(&self, call: &Call<'_>, place: &Place) -> Option<Execution> {
+        let (entry, layer) = self.cache.get(&place.key, place.wanted, wait(call.times.run)).await?;
+        if !self.has_rest(call, &entry.value).await {
             return None;
         }
         Some(entry.value.execution(&call.chosen.pattern, layer))
@@ -230,11 +257,10 @@ impl Engine {
 
     /// Whether the rest of a kept answer is there, where it has one. It may be gone before its time: others took its room, or
     /// a copy of the store was put in the store's place.
-    async fn has_rest(&self, call: &Call<'_>, answer: &Answer, around: &Surroundings<'_>) -> bool {
+    async fn has_rest(&self, call: &Call<'_>, answer: &Answer) -> bool {
         let Some(handle) = answer.handle() else { return true };
-        let until = around.deadline.min(Instant::now() + MARK_MAX);
         let asked = self.store().has_result(&call.within, handle, self.now());
-        matches!(timeout_at(until.into(), asked).await, Ok(Ok(true)))
+        matches!(resilience::by(call.times.soon(), asked).await, Ok(Ok(true)))
     }
 
     /// Runs, and keeps the answer where it has a place. `begins` is told where it does run.
@@ -267,7 +293,7 @@ impl Engine {
             self.keep(call, place, execution, lease, around).await;
         }
         if let Some(lease) = lease {
-            self.cache.give_back(&place.key, lease, wait(around)).await;
+            self.cache.give_back(&place.key, lease, wait(call.times.after)).await;
         }
         result
     }
@@ -279,15 +305,15 @@ impl Engine {
         let reserve = run.saturating_mul(RESERVE_RUNS);
         // The holder may know of longer runs, and so have a longer lease: who gave up before its end would run beside it.
         let patience = length + length / 4;
-        let until = (Instant::now() + patience)
-            .min(around.deadline.checked_sub(reserve).unwrap_or_else(Instant::now));
+        let until =
+            (Instant::now() + patience).min(call.times.run.checked_sub(reserve).unwrap_or_else(Instant::now));
         loop {
-            match self.cache.lease(&place.key, length, wait(around)).await {
+            match self.cache.lease(&place.key, length, wait(call.times.run)).await {
                 Lease::Taken(lease) => {
                     // Its last holder may have ended between the look and the lease.
-                    let (now, wait) = (Instant::now(), wait(around));
+                    let (now, wait) = (Instant::now(), wait(call.times.run));
                     match self.cache.await_shared(&place.key, place.wanted, now, wait).await {
-                        Some(entry) if self.has_rest(call, &entry.value, around).await => {
+                        Some(entry) if self.has_rest(call, &entry.value).await => {
                             self.cache.give_back(&place.key, lease, wait).await;
                             return Maker::Other(entry);
                         }
@@ -302,7 +328,7 @@ impl Engine {
                 return Maker::This(None);
             }
             let look = until.min(now + ASK_AGAIN);
-            let waited = self.cache.await_shared(&place.key, place.wanted, look, wait(around));
+            let waited = self.cache.await_shared(&place.key, place.wanted, look, wait(call.times.run));
             let waited = tokio::select! {
                 waited = waited => waited,
                 // The run will say so.
@@ -310,7 +336,7 @@ impl Engine {
             };
             if let Some(entry) = waited {
                 // Without its rest it is the one that is being made anew: nothing tells when that is done.
-                let is_whole = self.has_rest(call, &entry.value, around).await;
+                let is_whole = self.has_rest(call, &entry.value).await;
                 return if is_whole { Maker::Other(entry) } else { Maker::This(None) };
             }
         }
@@ -339,7 +365,7 @@ impl Engine {
         let memories = if keeping.reads_memory {
             let until = keeping.expires(now, None, None);
             let asked = self.store().next_expiry(&call.within, now, until);
-            let Ok(Ok(first)) = timeout_at(around.deadline.into(), asked).await else { return };
+            let Ok(Ok(first)) = resilience::by(call.times.after, asked).await else { return };
             first
         } else {
             None
@@ -347,19 +373,18 @@ impl Engine {
         let handle = answer.handle().map(|_| self.settings().handle_ttl);
         let expires = keeping.expires(now, memories, handle);
         let entry = Entry { value: answer.into(), generation: place.wanted.generation, expires };
-        self.cache.put(&place.key, entry, self.now(), lease, wait(around)).await;
+        self.cache.put(&place.key, entry, self.now(), lease, wait(call.times.after)).await;
     }
 }
 
-/// How long the layer that instances share may be waited for.
-fn wait(around: &Surroundings<'_>) -> Duration {
-    SHARED_MAX.min(around.deadline.saturating_duration_since(Instant::now()) / 4)
+/// How long the layer that instances share may be waited for by who has time until `deadline`.
+fn wait(deadline: Instant) -> Duration {
+    SHARED_MAX.min(deadline.saturating_duration_since(Instant::now()) / 4)
 }
 
 /// What tells this store from others, without giving its secret away.
 async fn name_of(store: &SharedStore, deadline: Instant) -> Result<[u8; 32], ()> {
-    let within = deadline.saturating_duration_since(Instant::now());
-    let key = timeout(within, store.state_key()).await.map_err(|_| ())?.map_err(|_| ())?;
+    let key = resilience::by(deadline, store.state_key()).await.map_err(|_| ())?.map_err(|_| ())?;
     let mut digest = Sha256::new();
     digest.update(b"tmws cache\0");
     digest.update(key);

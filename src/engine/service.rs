@@ -26,7 +26,7 @@ use super::{
     Observer, Outcome, Outside, Receipt, Workspace,
     allowed::lacking,
     budget::{self, Envelope, Keep},
-    cached::{Cost, Depends},
+    cached::{Cost, Depends, Times},
     etag::{canonical_object, etag},
     flight::{Flights, Turn},
     inputs,
@@ -53,6 +53,8 @@ const COMPILED_MAX: usize = 1_024;
 const KEEP_MAX: Duration = Duration::from_secs(1);
 /// When to try again after the store failed.
 const RETRY_STORE: Duration = Duration::from_secs(1);
+/// So long before its time is over a run may end for want of it: a wait for the store does.
+const EARLY_MAX: Duration = Duration::from_millis(50);
 /// How long behind its deadline a call may be answered.
 const LATE_MAX: Duration = Duration::from_millis(50);
 /// Inputs longer than this as JSON are checked on a thread of their own: their schema may hold regexes.
@@ -376,9 +378,7 @@ impl Engine {
         }
         tokens::warm();
         let reading = self.store.get_result(scope, &query.handle, self.clock.now());
-        let reading = resilience::until(deadline, reading);
-        let deadline = Instant::from_std(deadline);
-        let stored = timeout_at(deadline, reading)
+        let stored = resilience::by(deadline, reading)
             .await
             .map_err(|_| late("the store did not answer in time"))?
             .map_err(|error| {
@@ -386,7 +386,8 @@ impl Engine {
                 let error = self.hinted(StepError::from(error).into_engine_error("handle"));
                 if unknown { advised(error, "run the pattern again for a new one") } else { error }
             })?;
-        let value = results::page(stored.value, query, self.settings.result_budget_tokens, deadline).await?;
+        let value =
+            results::page(stored.value, query, self.settings.result_budget_tokens, deadline.into()).await?;
         let text = value.to_string();
         let tokens = tokens::count(&text);
         Ok(Execution {
@@ -419,12 +420,14 @@ impl Engine {
         let given = std::mem::take(&mut chosen.input);
         let pattern = &chosen.pattern;
         let compiled = self.compiled(pattern)?;
-        let deadline = Instant::from_std(around.deadline).min(Instant::now() + pattern.limits.timeout);
-        let input = prepared(pattern, &compiled, given, deadline).await?;
-        let (within, scratch) = self.within_session(scope, request.session.as_deref(), deadline).await?;
+        // From here on: what comes before the run's first step is the pattern's time as well.
+        let times = Times::new(around.deadline, pattern.limits.timeout);
+        let input = prepared(pattern, &compiled, given, times.run.into()).await?;
+        let (within, scratch) = self.within_session(scope, request.session.as_deref(), times.run).await?;
         let mut call = Call {
             scope,
             within,
+            times,
             request: &request,
             chosen: &chosen,
             compiled: &compiled,
@@ -461,7 +464,7 @@ impl Engine {
         around: &Surroundings<'_>,
     ) -> Result<Execution, EngineError> {
         if let Some(place) = &depends.place
-            && let Some(kept) = self.lookup(call, place, around).await
+            && let Some(kept) = self.lookup(call, place).await
         {
             return Ok(kept);
         }
@@ -491,8 +494,8 @@ impl Engine {
             biased;
             turn = self.flights.join(&key) => turn,
             () = around.cancel.cancelled() => return Err(cancelled()),
-            () = tokio::time::sleep_until(Instant::from_std(around.deadline)) => {
-                return Err(late("an equal call is still running and did not end within this call's deadline; ask again later"));
+            () = tokio::time::sleep_until(call.times.after.into()) => {
+                return Err(late("an equal call is still running and did not end within this call's time; ask again later"));
             }
         };
         match turn {
@@ -506,9 +509,10 @@ impl Engine {
                     // Another instance ran.
                     lead.spare();
                 }
-                // What only this caller suffers is not handed on: whoever waits then runs on its own.
-                let own = around.cancel.is_cancelled() || StdInstant::now() >= around.deadline;
-                if !own {
+                // What only this caller suffers is not handed on: whoever waits came later, has time left, and runs on its
+                // own.
+                let is_late = result.is_err() && StdInstant::now() + EARLY_MAX >= call.times.run;
+                if !is_late && !around.cancel.is_cancelled() {
                     lead.land(result.clone());
                 }
                 result
@@ -536,9 +540,8 @@ impl Engine {
     ) -> Result<Execution, EngineError> {
         let pattern: &Pattern = &call.chosen.pattern;
         let now = self.clock.now();
-        let own_deadline = Instant::now() + pattern.limits.timeout;
-        let is_cut = Instant::from_std(around.deadline) < own_deadline;
-        let deadline = Instant::from_std(around.deadline).min(own_deadline);
+        let Times { run: deadline, is_cut, after } = call.times;
+        let (deadline, latest) = (Instant::from_std(deadline), Instant::from_std(after));
         let scope = call.within.clone();
         let bound = Bound::of(pattern, call.workspace, &scope, now)?;
         let root = Map::from_iter([
@@ -607,7 +610,6 @@ impl Engine {
             };
             return Ok(kept::unless(unchanged, call.unless, call.project.as_deref()));
         }
-        let latest = Instant::from_std(around.deadline);
         let kept = Kept {
             store: &self.store,
             scope: &scope,
@@ -655,11 +657,11 @@ impl Engine {
         &self,
         scope: &Scope,
         session: Option<&str>,
-        deadline: Instant,
+        deadline: StdInstant,
     ) -> Result<(Scope, Map<String, Value>), EngineError> {
         let Some(handle) = session else { return Ok((scope.clone(), Map::new())) };
         let reading = self.store.session_scratch(scope, handle, self.clock.now());
-        let scratch = timeout_at(deadline, resilience::until(deadline.into_std(), reading))
+        let scratch = resilience::by(deadline, reading)
             .await
             .map_err(|_| late("the store did not answer in time"))?
             .map_err(|error| {
@@ -745,6 +747,7 @@ pub(super) struct Call<'a> {
     scope: &'a Scope,
     /// The same within the session that the call names.
     pub(super) within: Scope,
+    pub(super) times: Times,
     pub(super) request: &'a ExecuteRequest,
     pub(super) chosen: &'a Chosen,
     pub(super) compiled: &'a Compiled,
@@ -826,7 +829,7 @@ impl Keep for Kept<'_> {
         let keeping = self.store.put_result(self.scope, result, self.now);
         // Counted from here: what came before (the vocabulary that is loaded at first) is not the store's time.
         let until = self.latest.min(Instant::now() + KEEP_MAX);
-        let kept = timeout_at(until, resilience::until(until.into_std(), keeping)).await;
+        let kept = resilience::by(until.into_std(), keeping).await;
         let pattern = self.pattern.as_str();
         let why = match kept {
             Ok(Ok(handle)) => {

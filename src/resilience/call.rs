@@ -9,6 +9,8 @@ use std::{
     time::Instant,
 };
 
+use tokio::time::{error::Elapsed, timeout_at};
+
 /// Different things that one account tells of.
 const NOTES_MAX: usize = 16;
 
@@ -31,6 +33,14 @@ impl Account {
 pub async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> T {
     let outer = self::deadline();
     DEADLINE.scope(outer.map_or(deadline, |outer| outer.min(deadline)), work).await
+}
+
+/// Does `work` as [`until`] does, and gives it up at `deadline`.
+///
+/// # Errors
+/// It had not ended then.
+pub async fn by<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    timeout_at(deadline.into(), until(deadline, work)).await
 }
 
 /// Until when the call that is served can wait; `None` where nobody said.

@@ -15,7 +15,7 @@ use std::{
 };
 
 pub use breaker::{Breaker, BreakerCounts, BreakerSettings, BreakerState, Permit, Refused};
-pub use call::{accounted, deadline, note, on_behalf_of, until};
+pub use call::{accounted, by, deadline, note, on_behalf_of, until};
 pub use guard::{Entry, Guard, GuardSettings, Shut};
 pub use retry::Pauses;
 

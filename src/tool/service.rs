@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use serde_json::{Map, Value};
-use tokio::{sync::broadcast, time::timeout_at};
+use tokio::sync::broadcast;
 
 use super::{
     Audience, Change, Context, Payload, Promoted, ReplyFuture, Service, Shelf, ToolName,
@@ -288,7 +288,7 @@ impl TmwsService {
         deadline: Instant,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, EngineError> {
-        match timeout_at(deadline.into(), resilience::until(deadline, call)).await {
+        match resilience::by(deadline, call).await {
             Ok(result) => result.map_err(|error| reply::of_store(&error)),
             Err(_) => Err(EngineError {
                 kind: ErrorKind::Deadline,

@@ -9,3 +9,4 @@ mod offers;
 mod programs;
 mod run;
 pub(crate) mod support;
+mod times;

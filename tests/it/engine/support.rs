@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 use tmws::{
+    cache::CacheLimits,
     engine::{
         Caller, Clock, Engine, EngineError, EngineSettings, ExecuteRequest, Execution, LiveLibrary, Outcome,
         Patterns, Routed, Surroundings, Target, Unobserved, Workspace, Workspaces,
@@ -162,6 +163,12 @@ impl Bench {
         Self { engine: Arc::new(engine), store, scope: scope_of("p1"), folder }
     }
 
+    /// The same with answers kept.
+    pub(super) fn keeping(self, limits: CacheLimits) -> Self {
+        let engine = Arc::into_inner(self.engine).expect("nobody has it yet").with_cache(limits, None);
+        Self { engine: Arc::new(engine), ..self }
+    }
+
     pub(super) fn homeless(patterns: &[&str]) -> Engine {
         let shelf = patterns.iter().map(|name| pattern(name)).map(|pattern| (pattern.name.clone(), pattern));
         Engine::new(
@@ -252,6 +259,9 @@ pub(crate) struct Staged {
     pub(super) keeps: Mutex<Keeps>,
     /// Does not say its mark.
     pub(crate) is_dumb: AtomicBool,
+    /// Says nothing to whoever asks for its mark, or for results.
+    pub(super) is_mark_silent: AtomicBool,
+    pub(super) are_results_silent: AtomicBool,
     /// How often it was asked whether a session was ended.
     pub(crate) ends_asked: AtomicUsize,
     released: Semaphore,
@@ -267,6 +277,8 @@ impl Staged {
             acts: Mutex::default(),
             keeps: Mutex::new(Keeps::Well),
             is_dumb: AtomicBool::new(false),
+            is_mark_silent: AtomicBool::new(false),
+            are_results_silent: AtomicBool::new(false),
             ends_asked: AtomicUsize::new(0),
             released: Semaphore::new(0),
             reached,
@@ -300,6 +312,13 @@ impl Staged {
         self.inner
             .as_ref()
             .ok_or_else(|| StoreError::Unavailable { reason: "there is none in this test".to_owned() })
+    }
+}
+
+/// Gets no further where nothing is said.
+async fn said(is_silent: &AtomicBool) {
+    if is_silent.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -391,6 +410,7 @@ impl Store for Staged {
     }
 
     async fn mark(&self, scope: &Scope) -> Result<Mark, StoreError> {
+        said(&self.is_mark_silent).await;
         if self.is_dumb.load(Ordering::SeqCst) {
             return Err(StoreError::Locked);
         }
@@ -461,6 +481,7 @@ impl Store for Staged {
         handle: &str,
         now: Timestamp,
     ) -> Result<StoredResult, StoreError> {
+        said(&self.are_results_silent).await;
         self.inner()?.get_result(scope, handle, now).await
     }
 
