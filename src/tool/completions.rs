@@ -1,4 +1,9 @@
 //! Completions: pattern names, memory ids and tags, values of prompt arguments.
+//!
+//! An empty list says that nothing fits, and a client may remember it. So where the store does not say what there is, the
+//! answer is what the pattern itself names, and where that is nothing, an error with a time to come back.
+
+use std::time::{Duration, Instant};
 
 use rmcp::model::CompletionInfo;
 use serde_json::{Map, Value};
@@ -14,12 +19,21 @@ use crate::{
 /// Memories looked at for ids.
 const MEMORIES_MAX: usize = 500;
 
+/// Longest wait for the store: somebody is typing.
+const STORE_MAX: Duration = Duration::from_secs(2);
+
 /// What is completed.
 enum Source {
     /// These values.
     Values(Vec<String>),
     /// Names of patterns.
     Patterns,
+    /// What the store has, else these values.
+    Stored(Stored, Vec<String>),
+}
+
+/// What the store is asked for.
+enum Stored {
     /// Ids of memories, newest first.
     Memories,
     /// Tags, most frequent first.
@@ -41,15 +55,10 @@ pub(super) async fn complete(service: &TmwsService, call: &Call, context: &Conte
         }
         Err(error) => return resources::internal(&error),
     };
-    let candidates = match candidates(service, source, context).await {
-        Ok(candidates) => candidates,
-        // A completion is a courtesy: without the store there are simply none.
-        Err(error) => {
-            tracing::warn!(code = error.kind.code(), "completions were left out");
-            Vec::new()
-        }
-    };
-    Reply::Result(answer(candidates, value))
+    match candidates(service, source, context).await {
+        Ok(candidates) => Reply::Result(answer(candidates, value)),
+        Err(error) => resources::internal(&error),
+    }
 }
 
 async fn source(
@@ -62,7 +71,7 @@ async fn source(
     if let Some(uri) = member("uri") {
         return Ok(match (uri, argument) {
             ("pattern://{name}", "name") => Some(Source::Patterns),
-            ("memory://{id}", "id") => Some(Source::Memories),
+            ("memory://{id}", "id") => Some(Source::Stored(Stored::Memories, Vec::new())),
             // Handles are secrets of whoever got them.
             ("result://{handle}", "handle") => Some(Source::Values(Vec::new())),
             _ => None,
@@ -74,11 +83,14 @@ async fn source(
         pattern.name == name
             && pattern.prompt.as_ref().is_some_and(|spec| spec.arguments.iter().any(|a| a == argument))
     });
-    Ok(found.map(|pattern| match argument {
-        "tag" | "tags" => Source::Tags,
-        "pattern" => Source::Patterns,
-        "id" | "memory" => Source::Memories,
-        _ => Source::Values(prompts::property(pattern, argument).map(suggested).unwrap_or_default()),
+    Ok(found.map(|pattern| {
+        let named = || prompts::property(pattern, argument).map(suggested).unwrap_or_default();
+        match argument {
+            "tag" | "tags" => Source::Stored(Stored::Tags, named()),
+            "id" | "memory" => Source::Stored(Stored::Memories, named()),
+            "pattern" => Source::Patterns,
+            _ => Source::Values(named()),
+        }
     }))
 }
 
@@ -103,26 +115,38 @@ async fn candidates(
     source: Source,
     context: &Context,
 ) -> Result<Vec<String>, EngineError> {
-    let now = service.clock.now();
     match source {
         Source::Values(values) => Ok(values),
-        Source::Memories | Source::Tags if !context.scope.rights().include(Rights::MEMORY_READ) => {
-            Ok(Vec::new())
-        }
         Source::Patterns => {
             let patterns = service.runnable(&context.scope).await?;
             Ok(patterns.iter().map(|pattern| pattern.name.clone()).collect())
         }
-        Source::Memories => {
+        Source::Stored(..) if !context.scope.rights().include(Rights::MEMORY_READ) => Ok(Vec::new()),
+        Source::Stored(wanted, named) => match stored(service, &wanted, context).await {
+            Err(error) if !named.is_empty() => {
+                tracing::warn!(code = error.kind.code(), "completions are those that the pattern names");
+                Ok(named)
+            }
+            found => found,
+        },
+    }
+}
+
+async fn stored(
+    service: &TmwsService,
+    wanted: &Stored,
+    context: &Context,
+) -> Result<Vec<String>, EngineError> {
+    let (now, store) = (service.clock.now(), &service.store);
+    let deadline = context.deadline.min(Instant::now() + STORE_MAX);
+    match wanted {
+        Stored::Memories => {
             let filter = MemoryFilter { limit: MEMORIES_MAX, ..MemoryFilter::default() };
-            let found =
-                TmwsService::within(context.deadline, service.store.list(&context.scope, filter, now))
-                    .await?;
+            let found = TmwsService::within(deadline, store.list(&context.scope, filter, now)).await?;
             Ok(found.hits.into_iter().map(|hit| hit.memory.id).collect())
         }
-        Source::Tags => {
-            let stats =
-                TmwsService::within(context.deadline, service.store.stats(&context.scope, now)).await?;
+        Stored::Tags => {
+            let stats = TmwsService::within(deadline, store.stats(&context.scope, now)).await?;
             Ok(stats.tags.into_iter().map(|(tag, _)| tag).collect())
         }
     }

@@ -113,7 +113,7 @@ fn resource(pattern: &Pattern) -> Resource {
 
 /// We failed, not the caller: the log has the details. Where that passes, the caller is told to come back.
 pub(super) fn internal(error: &EngineError) -> Reply {
-    if let ErrorKind::StoreUnavailable | ErrorKind::Busy = error.kind {
+    if let ErrorKind::StoreUnavailable | ErrorKind::Busy | ErrorKind::Deadline = error.kind {
         let retry_after = error.retry_after.unwrap_or(TRY_AGAIN);
         let message = format!("{} ({})", error.message, error.kind.code());
         return Reply::Error(CallError::Busy { retry_after, message });

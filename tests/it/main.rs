@@ -11,6 +11,7 @@ mod backends;
 mod bridge;
 mod bulkheads;
 mod cli;
+mod completions;
 mod config;
 mod conversations;
 mod docs;

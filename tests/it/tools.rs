@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::calls;
 
 /// A pattern that needs no store and no workspace, and shrinks when it is given much.
-const ECHO: &str = "\
+pub(crate) const ECHO: &str = "\
 apiVersion: tmws/v1
 kind: Pattern
 name: test.echo
@@ -81,7 +81,7 @@ impl Bench {
         Self::with(&[])
     }
 
-    fn with(variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn with(variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let patterns = folder.path().join("config/tmws/patterns");
         fs::create_dir_all(&patterns).unwrap();
@@ -107,6 +107,12 @@ impl Bench {
         }
     }
 
+    /// The same with another pattern of the user's.
+    pub(crate) fn with_pattern(self, file: &str, text: &str) -> Self {
+        fs::write(self.folder.path().join("config/tmws/patterns").join(file), text).unwrap();
+        self
+    }
+
     fn call(&self, revision: Revision, method: Method, params: Value) -> Call {
         calls::admitted(self.gate, revision, method, params)
     }
@@ -126,7 +132,7 @@ impl Bench {
         Arc::clone(&self.service).call(self.call(revision, method, params), self.context(scope)).await
     }
 
-    async fn ask(&self, method: Method, params: Value) -> Reply {
+    pub(crate) async fn ask(&self, method: Method, params: Value) -> Reply {
         self.ask_as(&self.scope, Revision::V2025_11_25, method, params).await
     }
 
@@ -150,7 +156,7 @@ fn told(reply: Reply) -> (Value, bool, Value) {
     (serde_json::from_str(text).unwrap(), failed, result.get("_meta").cloned().unwrap_or_default())
 }
 
-fn result(reply: Reply) -> Value {
+pub(crate) fn result(reply: Reply) -> Value {
     let Reply::Result(result) = reply else { panic!("{reply:?}") };
     Value::Object(result)
 }
@@ -522,31 +528,6 @@ async fn a_prompt_asked_for_wrongly_is_a_protocol_error() {
     ] {
         let reply = bench.ask(Method::PromptsGet, params).await;
         assert_eq!(reply, Reply::Error(CallError::InvalidParams(expected.to_owned())));
-    }
-}
-
-#[tokio::test]
-async fn completions_begin_with_what_begins_so() {
-    let bench = Bench::new();
-    bench.tool("remember", json!({"content": "One.", "tags": ["alpha", "beta"]})).await;
-    let complete = async |reference: Value, name: &str, value: &str| {
-        let params = json!({"ref": reference, "argument": {"name": name, "value": value}});
-        bench.ask(Method::CompletionComplete, params).await
-    };
-    let values = |reply: Reply| result(reply)["completion"]["values"].clone();
-    let prompt = json!({"type": "ref/prompt", "name": "test.echo"});
-    assert_eq!(values(complete(prompt.clone(), "word", "h").await), json!(["hello", "hallo"]));
-    assert_eq!(values(complete(prompt.clone(), "word", "LO").await), json!(["hello", "hallo"]));
-    let template = |uri: &str| json!({"type": "ref/resource", "uri": uri});
-    assert_eq!(values(complete(template("pattern://{name}"), "name", "test.e").await), json!(["test.echo"]));
-    assert_eq!(values(complete(template("memory://{id}"), "id", "m_").await).as_array().unwrap().len(), 1);
-    assert_eq!(values(complete(template("result://{handle}"), "handle", "r_").await), json!([]));
-    for (reference, name) in [
-        (prompt, "nothing"),
-        (json!({"type": "ref/prompt", "name": "no.such"}), "word"),
-        (template("file:///{path}"), "path"),
-    ] {
-        assert!(matches!(complete(reference, name, "").await, Reply::Error(CallError::InvalidParams(_))));
     }
 }
 
