@@ -331,10 +331,28 @@ impl Entry<'_> {
         drop(self.permit.take());
     }
 
+    /// The backend did not answer in all the time that it is given. As [`fail`](Self::fail), but slow.
+    pub fn time_out(mut self, why: &str) -> bool {
+        self.note_slow();
+        let Some(permit) = self.permit.take() else { return false };
+        self.guard.failed(permit, None, why)
+    }
+
     /// Nobody waits any longer, and the backend had not answered. A failure where it had time enough for that, or was asked
     /// for so long, by this and others, and answered none of them: then whether the breaker opened by this.
     pub fn give_up(mut self) -> bool {
+        self.note_slow();
         self.leave()
+    }
+
+    /// Nobody waits any longer for what somebody else asks of it, who tells how that goes.
+    pub fn give_up_waiting(mut self) {
+        self.note_slow();
+        drop(self.permit.take());
+    }
+
+    fn note_slow(&self) {
+        call::note(format!("{}: slow", self.guard.backend));
     }
 
     fn leave(&mut self) -> bool {
@@ -346,7 +364,7 @@ impl Entry<'_> {
         {
             return false;
         }
-        call::note(format!("{}: slow", self.guard.backend));
+        self.note_slow();
         self.guard.failed(permit, None, "it did not answer in time")
     }
 
@@ -359,6 +377,11 @@ impl Entry<'_> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
+        // What ends for another reason, such as a caller that leaves, was not waited for in vain.
+        let is_over = call::deadline().is_some_and(|deadline| deadline <= Instant::now());
+        if self.permit.is_some() && is_over {
+            self.note_slow();
+        }
         self.leave();
     }
 }
@@ -457,6 +480,31 @@ mod tests {
         std::thread::sleep(patience / 5);
         assert!(one.give_up(), "the second failure opens it");
         assert!(!other.give_up());
+    }
+
+    #[tokio::test]
+    async fn the_account_says_what_was_waited_for_in_vain_and_of_nothing_else() {
+        let guard = guard(SETTINGS);
+        let hang = async || {
+            let _entry = guard.enter(soon()).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let waited = call::accounted(call::by(soon(), hang())).await;
+        assert!(waited.0.is_err());
+        assert_eq!(waited.1, ["server s: slow"]);
+        let left = async {
+            let entry = guard.enter(soon()).await;
+            assert!(call::by(soon(), async { drop(entry) }).await.is_ok());
+            assert!(hang().now_or_never().is_none());
+        };
+        assert_eq!(call::accounted(left).await.1, [] as [&str; 0]);
+        let told = call::accounted(async { guard.enter(soon()).await.unwrap().give_up() }).await;
+        assert_eq!(told, (false, vec!["server s: slow".to_owned()]));
+        let unasked = call::accounted(async { guard.enter(soon()).await.unwrap().give_up_waiting() }).await;
+        assert_eq!(unasked.1, ["server s: slow"]);
+        assert_eq!(guard.standing(Instant::now()).failures, 0, "none of it was long");
+        let late = call::accounted(async { guard.enter(soon()).await.unwrap().time_out("late") }).await;
+        assert_eq!((late.1, guard.standing(Instant::now()).failures), (vec!["server s: slow".to_owned()], 1));
     }
 
     #[tokio::test]

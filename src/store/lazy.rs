@@ -290,7 +290,6 @@ impl LazyStore {
             Failed::Late => {
                 let error = ask.late();
                 keep(&Ask::Read.late());
-                resilience::note(format!("{}: slow", self.guard.backend()));
                 entry.give_up();
                 (error, false)
             }

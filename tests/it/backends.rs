@@ -19,10 +19,14 @@ use sqlx::{Connection as _, Executor as _, sqlite::SqliteConnectOptions};
 use tmws::{
     engine::{
         ErrorKind, Outside,
-        steps::{StepContext, StepError, http, http::Http},
+        steps::{
+            self, StepContext, StepError, http,
+            http::Http,
+            sql::{Address, SourceSpec, Sources},
+        },
     },
     limits::StoreLimits,
-    pattern::{Permissions, host::HostRule},
+    pattern::{Permissions, StepRow, host::HostRule},
     resilience::{BackendKind, Backends, BreakerState, STORE, Standing, accounted, until},
     scope::{ProjectId, Scope},
     store::{LazyStore, MemoryFilter, NewMemory, SqliteOptions, Store, StoreError},
@@ -208,6 +212,36 @@ async fn calls_that_hang_in_one_host_take_nothing_from_those_of_another() {
     assert_eq!((standing.in_use, standing.waiting, standing.opened), (0, 0, 1), "{standing:?}");
 }
 
+// --- What is given up ---
+
+#[tokio::test]
+async fn a_call_that_gives_a_host_or_a_database_up_says_that_it_is_slow() {
+    let brief = Duration::from_millis(100);
+    let host = Host::new(OK).await;
+    host.hangs.store(true, Ordering::SeqCst);
+    let reader = Reader::new();
+    let (result, notes) = accounted(reader.get(host.address, brief)).await;
+    assert_eq!(result.unwrap_err().kind, ErrorKind::Deadline);
+    assert_eq!(notes, [format!("host {}: slow", host.address)]);
+
+    // It takes connections, and says nothing.
+    let url = format!("postgres://ann@{}/db?sslmode=disable", host.address);
+    let source = SourceSpec::new("still", Address::parse(&url).unwrap());
+    let outside = Outside { sql: Sources::new([source], true, |_| None), ..Outside::default() };
+    let folder = Folder::new();
+    let context = StepContext {
+        permissions: Arc::new(Permissions { sql: vec!["*".to_owned()], ..Permissions::default() }),
+        outside: Arc::new(outside),
+        deadline: Instant::now() + brief,
+        ..folder.context()
+    };
+    let with = Map::from_iter([("source".into(), json!("still")), ("query".into(), json!("SELECT 1"))]);
+    let row = StepRow::find("sql.query").unwrap();
+    let (result, notes) = accounted(steps::run(row, &context, &with)).await;
+    assert_eq!(result.map(|output| output.value).unwrap_err().kind, ErrorKind::Deadline);
+    assert_eq!(notes, ["source still: slow"]);
+}
+
 // --- The store ---
 
 fn ann() -> Scope {
@@ -274,7 +308,9 @@ async fn no_call_of_the_store_outlasts_its_caller_s_time() {
     let _other = locked(&path).await;
     let begun = Instant::now();
     let deadline = begun + Duration::from_millis(100);
-    let error = until(deadline, store.remember(&ann(), note("late"), now())).await.unwrap_err();
+    let (error, notes) = accounted(until(deadline, store.remember(&ann(), note("late"), now()))).await;
+    let error = error.unwrap_err();
+    assert_eq!(notes, ["database store: slow"]);
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
     assert!(error.to_string().contains("may or may not be stored"), "{error}");

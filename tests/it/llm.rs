@@ -226,6 +226,16 @@ impl Bench {
         input: Value,
         cancel: &CancellationToken,
     ) -> Result<Execution, EngineError> {
+        self.within(LONG, target, input, cancel).await
+    }
+
+    async fn within(
+        &self,
+        time: Duration,
+        target: Target,
+        input: Value,
+        cancel: &CancellationToken,
+    ) -> Result<Execution, EngineError> {
         let Value::Object(input) = input else { panic!("inputs are an object") };
         let request = ExecuteRequest {
             target,
@@ -240,7 +250,7 @@ impl Bench {
             observer: &Unobserved,
             asker: Arc::new(NobodyToAsk),
             cancel: cancel.clone(),
-            deadline: Instant::now() + LONG,
+            deadline: Instant::now() + time,
             task_deadline: None,
         };
         self.engine.execute(&self.scope, request, around).await
@@ -460,6 +470,17 @@ async fn a_provider_that_hangs_is_left_in_time() {
         LlmSettings { timeout: Duration::from_millis(50), ..settings(&provider.url, Format::OpenAi, &key) };
     let error = Bench::new(slow).await.complete("x").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Deadline, "{error:?}");
+    assert_eq!(error.receipt.unwrap().degraded, ["model 127.0.0.1: slow"]);
+    tokio::time::timeout(LONG, provider.left.recv()).await.unwrap().unwrap();
+    // Where it has more time than its caller.
+    let mut provider = Provider::start("/v1", &[Act::Hang]).await;
+    let bench = Bench::new(settings(&provider.url, Format::OpenAi, &key)).await;
+    let target = Target::Pattern("test.complete".to_owned());
+    let within = Duration::from_millis(200);
+    let error =
+        bench.within(within, target, json!({"prompt": "x"}), &CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Deadline, "{error:?}");
+    assert_eq!(error.receipt.unwrap().degraded, ["model 127.0.0.1: slow"]);
     tokio::time::timeout(LONG, provider.left.recv()).await.unwrap().unwrap();
 }
 

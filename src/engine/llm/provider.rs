@@ -226,10 +226,19 @@ impl Provider {
 }
 
 fn tell(entry: Entry<'_>, failure: &Failure) {
-    if failure.is_its_fault {
-        entry.fail(failure.pause, &failure.error.message);
-    } else {
-        entry.give_up();
+    let is_late = failure.error.kind == ErrorKind::Deadline;
+    match (failure.is_its_fault, is_late) {
+        (true, true) => {
+            entry.time_out(&failure.error.message);
+        }
+        (true, false) => {
+            entry.fail(failure.pause, &failure.error.message);
+        }
+        (false, true) => {
+            entry.give_up();
+        }
+        // It was not asked, or refused what it was asked.
+        (false, false) => entry.dismiss(),
     }
 }
 

@@ -30,7 +30,7 @@ use super::{ENDS_EARLY, StepContext, StepError, StepOutput, arguments::Arguments
 use crate::{
     engine::ErrorKind,
     pattern::host::{self, HostRule},
-    resilience::{BackendKind, Pauses},
+    resilience::{self, BackendKind, Pauses},
 };
 
 /// Bytes of content taken unless said, and at most.
@@ -155,11 +155,12 @@ pub async fn run(
     tokio::select! {
         biased;
         () = context.cancel.cancelled() => Err(StepError::new(ErrorKind::Cancelled, "cancelled by the caller")),
-        () = tokio::time::sleep_until(deadline.into()) => Err(StepError::new(
-            ErrorKind::Deadline,
-            "the host took longer than the step may; ask for less, or allow more time",
-        )),
-        fetched = follow(&way, &allowed, url) => fetched.map(output),
+        fetched = resilience::by(deadline, follow(&way, &allowed, url)) => fetched
+            .unwrap_or_else(|_| Err(StepError::new(
+                ErrorKind::Deadline,
+                "the host took longer than the step may; ask for less, or allow more time",
+            )))
+            .map(output),
     }
 }
 
@@ -192,7 +193,10 @@ impl Way<'_> {
                     None
                 }
                 // It was not asked: its address may not be reached.
-                Err(error) if error.kind == ErrorKind::Denied => None,
+                Err(error) if error.kind == ErrorKind::Denied => {
+                    entry.dismiss();
+                    None
+                }
                 Err(_) => {
                     entry.fail(None, "it was not reached, or did not answer");
                     (!is_connected).then_some(Duration::ZERO)

@@ -6,10 +6,12 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
 use tmws::{
     cache::CacheLimits,
     engine::{ErrorKind, Execution, Outcome, tokens},
     pattern::{Origin, Pattern, loader::load},
+    store::{LazyStore, SqliteOptions},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +60,17 @@ async fn late(bench: &Bench, input: Value) {
     assert!(error.message.contains("limits.timeout"), "{}", error.message);
 }
 
+/// An answer with a handle: made within its time, however busy the machine is.
+async fn made(bench: &Bench) -> Execution {
+    loop {
+        if let Ok(made) = bench.run("t.brief", long()).await
+            && handle(&made).is_some()
+        {
+            return made;
+        }
+    }
+}
+
 /// How long the quickest of some tries took.
 async fn soonest(mut try_it: impl AsyncFnMut()) -> Duration {
     let mut soonest = Duration::MAX;
@@ -81,14 +94,7 @@ async fn the_time_of_a_run_begins_with_its_call() {
 async fn a_look_at_what_is_kept_is_part_of_that_time() {
     let bench = Bench::with(vec![searching(TIME)]).await.keeping(CacheLimits::default());
     let ask = async || bench.run("t.brief", long()).await;
-    // Until one is made within its time, however busy the machine is.
-    let made = loop {
-        if let Ok(made) = ask().await
-            && handle(&made).is_some()
-        {
-            break made;
-        }
-    };
+    let made = made(&bench).await;
     assert_eq!(handle(&ask().await.unwrap()), handle(&made), "it is kept, and its rest is there");
     bench.store.are_results_silent.store(true, Ordering::SeqCst);
     let elapsed = soonest(async || late(&bench, long()).await).await;
@@ -128,4 +134,18 @@ async fn who_waits_and_has_time_left_does_not_get_the_error_of_one_whose_time_is
     assert_eq!(first.await.unwrap().unwrap_err().kind, ErrorKind::Deadline);
     assert_eq!(value(&second.await.unwrap().unwrap())["n"], 0);
     assert_eq!(bench.engine.shared_runs(), (2, 0));
+}
+
+#[tokio::test]
+async fn an_answer_says_that_the_store_did_not_say_whether_the_rest_of_a_kept_one_is_there() {
+    let bench = Bench::with(vec![searching(Duration::from_secs(5))]).await.keeping(CacheLimits::default());
+    let first = made(&bench).await;
+    let path = bench.folder.path().join("locked.db");
+    let mut other =
+        SqliteConnectOptions::new().filename(&path).create_if_missing(true).connect().await.unwrap();
+    sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+    *bench.store.results.lock().unwrap() = Some(Arc::new(LazyStore::new(SqliteOptions::new(&path))));
+    let ran = bench.run("t.brief", long()).await.unwrap();
+    assert_eq!((ran.receipt.cache, handle(&ran) == handle(&first)), ("miss", false));
+    assert_eq!(ran.receipt.degraded, ["database store: slow"]);
 }

@@ -88,6 +88,32 @@ async fn a_server_that_hangs_is_left_alone_and_used_again_once_it_behaves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_gives_a_server_up_says_that_it_is_slow() {
+    let brief = Duration::from_millis(100);
+    let call = async |bench: &Bench, server: &str| {
+        let context = StepContext { deadline: Instant::now() + brief, ..bench.context() };
+        let with = json!({"server": server, "tool": "echo", "arguments": {"text": "x"}});
+        let (result, notes) = accounted(run("mcp.call", &context, with)).await;
+        assert_eq!(result.unwrap_err().kind, ErrorKind::Deadline);
+        assert_eq!(notes, [format!("server {server}: slow")]);
+        assert_eq!(bench.standing(server).failures, 0, "it had little time");
+    };
+    let bench = Bench::new(&["moody"]);
+    assert_eq!(bench.echo("moody", "x").await.unwrap()["text"], "x");
+    std::fs::write(bench.mood(), "").unwrap();
+    call(&bench, "moody").await;
+    std::fs::remove_file(bench.mood()).unwrap();
+    bench.end().await;
+    let bench = Bench::with(&["stuck"], |setting| {
+        let Reach::Command { argv, .. } = &mut setting.reach else { unreachable!("a program") };
+        *argv = ["python3", "-S", "-c", "import time; time.sleep(1000)"].map(str::to_owned).to_vec();
+    });
+    // Whoever has it started, and who waits for that.
+    tokio::join!(call(&bench, "stuck"), call(&bench, "stuck"));
+    bench.outside.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_at_its_start_is_told_of_like_any_other_that_fails() {
     let bench = Bench::with(&["stuck"], |setting| {
         let Reach::Command { argv, .. } = &mut setting.reach else { unreachable!("a program") };

@@ -149,10 +149,11 @@ async fn call(arguments: &Arguments<'_>, context: &StepContext) -> Result<StepOu
                     entry.fail(None, &error.message);
                 }
                 How::LeftAlone(rest) => entry.turn_away(rest, &error.message),
-                How::Starting => entry.dismiss(),
-                How::Unsaid => {
+                How::Starting => entry.give_up_waiting(),
+                How::Late => {
                     entry.give_up();
                 }
+                How::Unsaid => entry.dismiss(),
             }
             return Err(error);
         }
@@ -213,7 +214,10 @@ impl Asked<'_> {
             Fault::Late(_) if !self.is_its_time => {
                 self.entry.give_up();
             }
-            Fault::Failed(_) | Fault::Late(_) => {
+            Fault::Late(_) => {
+                self.entry.time_out(&fault.to_string());
+            }
+            Fault::Failed(_) => {
                 self.entry.fail(None, &fault.to_string());
             }
             Fault::Refused(_) => self.entry.succeed(),

@@ -120,7 +120,9 @@ pub(super) enum How {
     LeftAlone(Duration),
     /// It is being started for somebody else, who tells how that went.
     Starting,
-    /// That it did not start in its caller's time; or nothing, where it was not tried.
+    /// It did not start in its caller's time.
+    Late,
+    /// Nothing: it was not tried.
     Unsaid,
 }
 
@@ -276,7 +278,7 @@ impl Servers {
                 Unconnected { error, how: How::Failed(pause) }
             }),
             Ok(Err(_)) => Err(failed(ErrorKind::ProgramFailed, "its start broke off".to_owned()).into()),
-            Err(_) => Err(late().into()),
+            Err(_) => Err(Unconnected { error: late(), how: How::Late }),
         }
     }
 

@@ -284,7 +284,7 @@ impl Source {
                 }
                 // It should have ended the query itself, and had time to.
                 Err(Fault::Silent) if begun.elapsed() >= kind.settings().patience.min(timeout) => {
-                    entry.fail(None, "it did not answer in time");
+                    entry.time_out("it did not answer in time");
                 }
                 Err(Fault::Silent) => {
                     entry.give_up();
