@@ -24,7 +24,6 @@ pub(crate) struct Turnstile {
     state: AtomicUsize,
     line: Mutex<Line>,
     places: usize,
-    lane_max: usize,
 }
 
 /// Who waits. A lane is in `turns` exactly once while somebody waits in it.
@@ -51,8 +50,6 @@ pub(crate) enum Entry {
     Now(Permit),
     /// A place later.
     Later(Waiting),
-    /// Nothing: too many wait in this lane.
-    Full,
 }
 
 /// A place in the line, left by dropping it.
@@ -64,10 +61,10 @@ pub(crate) struct Waiting {
 }
 
 impl Turnstile {
-    /// Lets `places` in at once; in each lane at most `lane_max` wait.
-    pub(crate) fn new(places: usize, lane_max: usize) -> Arc<Self> {
+    /// Lets `places` in at once. How many wait is bounded by whoever lets them come.
+    pub(crate) fn new(places: usize) -> Arc<Self> {
         let places = places.clamp(1, usize::MAX / PLACE);
-        Arc::new(Self { state: AtomicUsize::new(places * PLACE), line: Mutex::default(), places, lane_max })
+        Arc::new(Self { state: AtomicUsize::new(places * PLACE), line: Mutex::default(), places })
     }
 
     /// A place, if one is free and nobody waits.
@@ -92,10 +89,6 @@ impl Turnstile {
                 break;
             }
         }
-        if waits.lanes.get(&lane).is_some_and(|waiters| waiters.len() >= self.lane_max) {
-            self.take_down(&waits);
-            return Entry::Full;
-        }
         let (permit, waiting) = oneshot::channel();
         let ticket = waits.next_ticket;
         waits.next_ticket += 1;
@@ -111,12 +104,6 @@ impl Turnstile {
     /// Places taken.
     pub(crate) fn running(&self) -> usize {
         self.places - self.state.load(Ordering::Relaxed) / PLACE
-    }
-
-    /// How many wait.
-    #[cfg(test)]
-    pub(crate) fn waiting(&self) -> usize {
-        self.lock().waiting
     }
 
     fn lock(&self) -> MutexGuard<'_, Line> {

@@ -8,7 +8,6 @@ fn later(turnstile: &Arc<Turnstile>, lane: u64) -> Waiting {
     match turnstile.enter(lane) {
         Entry::Later(waiting) => waiting,
         Entry::Now(_) => panic!("a place was free"),
-        Entry::Full => panic!("the lane is full"),
     }
 }
 
@@ -21,7 +20,7 @@ fn poll(waiting: &mut Waiting) -> Option<Permit> {
 
 #[test]
 fn places_are_taken_and_given_back() {
-    let turnstile = Turnstile::new(2, 8);
+    let turnstile = Turnstile::new(2);
     let first = turnstile.try_enter().unwrap();
     let second = turnstile.try_enter().unwrap();
     assert!(turnstile.try_enter().is_none());
@@ -36,11 +35,11 @@ fn places_are_taken_and_given_back() {
 
 #[test]
 fn a_single_call_waits_no_more_than_one_turn_behind_a_greedy_lane() {
-    let turnstile = Turnstile::new(1, 64);
+    let turnstile = Turnstile::new(1);
     let mut running = turnstile.try_enter();
     let mut greedy: Vec<Waiting> = (0..64).map(|_| later(&turnstile, 1)).collect();
     let mut single = later(&turnstile, 2);
-    assert_eq!(turnstile.waiting(), 65);
+    assert_eq!(turnstile.lock().waiting, 65);
     drop(running.take());
     running = poll(&mut greedy[0]);
     assert!(running.is_some(), "the greedy lane came first");
@@ -50,7 +49,7 @@ fn a_single_call_waits_no_more_than_one_turn_behind_a_greedy_lane() {
 
 #[test]
 fn nobody_overtakes_who_waits() {
-    let turnstile = Turnstile::new(1, 8);
+    let turnstile = Turnstile::new(1);
     let running = turnstile.try_enter().unwrap();
     let mut waiting = later(&turnstile, 1);
     drop(running);
@@ -61,18 +60,8 @@ fn nobody_overtakes_who_waits() {
 }
 
 #[test]
-fn a_lane_is_bounded_and_others_are_not_concerned() {
-    let turnstile = Turnstile::new(1, 2);
-    let _running = turnstile.try_enter();
-    let _waiting = [later(&turnstile, 1), later(&turnstile, 1)];
-    assert!(matches!(turnstile.enter(1), Entry::Full));
-    drop(later(&turnstile, 2));
-    assert_eq!(turnstile.waiting(), 2);
-}
-
-#[test]
 fn who_gives_up_leaves_no_trace_and_loses_no_place() {
-    let turnstile = Turnstile::new(1, 8);
+    let turnstile = Turnstile::new(1);
     let running = turnstile.try_enter().unwrap();
     let first = later(&turnstile, 1);
     let mut second = later(&turnstile, 1);
@@ -84,7 +73,7 @@ fn who_gives_up_leaves_no_trace_and_loses_no_place() {
     let given = later(&turnstile, 3);
     drop(running);
     drop(given);
-    assert_eq!((turnstile.running(), turnstile.waiting()), (0, 0));
+    assert_eq!((turnstile.running(), turnstile.lock().waiting), (0, 0));
     assert!(turnstile.try_enter().is_some());
 }
 
@@ -108,7 +97,7 @@ proptest! {
     /// Against a plain model: the places never exceed their number, none is lost, and turns go round.
     #[test]
     fn turns_go_round_and_no_place_is_lost(places in 1..4_usize, acts in acts()) {
-        let turnstile = Turnstile::new(places, 8);
+        let turnstile = Turnstile::new(places);
         let mut running: Vec<Permit> = Vec::new();
         let mut waiting: Vec<(u64, Waiting)> = Vec::new();
         for act in acts {
@@ -119,9 +108,6 @@ proptest! {
                         running.push(permit);
                     }
                     Entry::Later(place) => waiting.push((lane, place)),
-                    Entry::Full => {
-                        prop_assert_eq!(waiting.iter().filter(|(of, _)| *of == lane).count(), 8);
-                    }
                 },
                 Act::Go(index) if !running.is_empty() => {
                     drop(running.swap_remove(index % running.len()));
@@ -144,7 +130,7 @@ proptest! {
             prop_assert!(running.len() <= places);
             prop_assert!(waiting.is_empty() || running.len() == places);
             prop_assert_eq!(turnstile.running(), running.len());
-            prop_assert_eq!(turnstile.waiting(), waiting.len());
+            prop_assert_eq!(turnstile.lock().waiting, waiting.len());
         }
         // Everybody gets through, and between two turns of one lane every other lane that waits has one.
         let mut order = Vec::new();
@@ -177,7 +163,7 @@ proptest! {
 
 #[test]
 fn threads_that_come_go_and_give_up_lose_no_place() {
-    let turnstile = Turnstile::new(2, 64);
+    let turnstile = Turnstile::new(2);
     std::thread::scope(|scope| {
         for lane in 0..4_u64 {
             let turnstile = Arc::clone(&turnstile);
@@ -188,11 +174,10 @@ fn threads_that_come_go_and_give_up_lose_no_place() {
                         Entry::Now(permit) => drop(permit),
                         Entry::Later(waiting) if round % 3 == 0 => drop(waiting),
                         Entry::Later(waiting) => drop(runtime.block_on(waiting)),
-                        Entry::Full => panic!("one at a time"),
                     }
                 }
             });
         }
     });
-    assert_eq!((turnstile.running(), turnstile.waiting()), (0, 0));
+    assert_eq!((turnstile.running(), turnstile.lock().waiting), (0, 0));
 }

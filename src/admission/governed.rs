@@ -64,7 +64,7 @@ impl Governed {
         metrics: Arc<Metrics>,
         audit: Option<Arc<Audit>>,
     ) -> Arc<Self> {
-        let turnstile = Turnstile::new(network.inflight_total_max, usize::MAX);
+        let turnstile = Turnstile::new(network.inflight_total_max);
         let shares = Arc::new(Shares::new(connection.inflight_requests_max.max(1)));
         let running = Arc::clone(&turnstile);
         metrics.sample("calls_in_flight", "Calls that the service works on", Sampled::Gauge, move || {
@@ -132,7 +132,6 @@ impl Governed {
         let permit = match self.turnstile.enter(lane) {
             Entry::Now(permit) => permit,
             Entry::Later(waiting) => waiting.await,
-            Entry::Full => return None,
         };
         Some((share, permit))
     }

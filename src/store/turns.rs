@@ -27,7 +27,7 @@ impl Turns {
     /// As many as the processors of this machine can do, `most` at most.
     pub(super) fn new(most: usize) -> Self {
         let processors = available_parallelism().map_or(1, NonZero::get);
-        let turnstile = Turnstile::new((processors * AT_ONCE_A_PROCESSOR).min(most), usize::MAX);
+        let turnstile = Turnstile::new((processors * AT_ONCE_A_PROCESSOR).min(most));
         Self { turnstile, lanes: RandomState::new() }
     }
 
@@ -39,7 +39,6 @@ impl Turns {
         match self.turnstile.enter(self.lanes.hash_one(&view.principal)) {
             Entry::Now(turn) => Ok(turn),
             Entry::Later(turn) => timeout(patience, turn).await.map_err(|_| sqlx::Error::PoolTimedOut),
-            Entry::Full => Err(sqlx::Error::PoolTimedOut),
         }
     }
 }
