@@ -58,7 +58,7 @@ pub(super) struct Caller {
 }
 
 /// Does `work` for a call of a connection that may have a bounded number of them: of any one backend it gets no more than
-/// the share of one connection.
+/// what one connection may have.
 pub async fn on_behalf_of<T>(connection: u64, call: u64, work: impl Future<Output = T>) -> T {
     CALLER.scope(Caller { connection, call }, work).await
 }

@@ -22,7 +22,7 @@ use super::{
     Backend, BackendKind, Breaker, BreakerSettings, BreakerState, Permit, Refused, Standing,
     breaker::TOLD_FOR,
     call,
-    share::{Shares, Visit},
+    visits::{Visit, Visits},
 };
 
 /// Of the patience, a wait must be this part to count as silence.
@@ -44,8 +44,8 @@ pub struct GuardSettings {
     pub patience: Duration,
     /// Calls of one connection, those with them that wait. Further ones wait until one of these has ended, for
     /// [`grace`](Self::grace) at most: a burst goes through a backend that is quick, and one that hangs holds no more.
-    pub share: usize,
-    /// See [`share`](Self::share).
+    pub per_connection: usize,
+    /// See [`per_connection`](Self::per_connection).
     pub grace: Duration,
 }
 
@@ -53,8 +53,8 @@ impl BackendKind {
     /// How such a backend is guarded where nobody says otherwise.
     #[must_use]
     pub const fn settings(self) -> GuardSettings {
-        let (failures, pause, at_once, queue, patience, share, grace) = match self {
-            // Failures in a row, pause in ms, calls at once, calls that wait, patience in ms, share, grace in ms.
+        let (failures, pause, at_once, queue, patience, per_connection, grace) = match self {
+            // Failures in a row, pause in ms, calls at once, calls that wait, patience in ms, calls of a connection, grace in ms.
             Self::Database => (5, 250, 64, 512, 1_000, 48, 2_000),
             // Its breaker alone is used: commands share connections, and have bounds of their own.
             Self::Redis => (5, 1_000, 0, 0, 0, 0, 0),
@@ -69,7 +69,7 @@ impl BackendKind {
             at_once,
             queue,
             patience: Duration::from_millis(patience),
-            share,
+            per_connection,
             grace: Duration::from_millis(grace),
         }
     }
@@ -82,7 +82,7 @@ pub struct Guard {
     settings: GuardSettings,
     breaker: Arc<Breaker>,
     places: Semaphore,
-    shares: Shares,
+    visits: Visits,
     waiting: AtomicUsize,
     retries: AtomicU64,
     /// Until when whoever keeps its connections makes none, beside what the breaker says.
@@ -165,7 +165,7 @@ impl Guard {
             settings,
             breaker: Arc::new(Breaker::new(settings.breaker)),
             places: Semaphore::new(settings.at_once),
-            shares: Shares::new(settings.share),
+            visits: Visits::new(settings.per_connection),
             waiting: AtomicUsize::new(0),
             retries: AtomicU64::new(0),
             alone: Mutex::default(),
@@ -195,9 +195,9 @@ impl Guard {
             self.breaker.count_refusal();
             return Err(self.shut(retry_after));
         }
-        let mut visit = call::caller().map(|caller| self.shares.visit(caller));
+        let mut visit = call::caller().map(|caller| self.visits.visit(caller));
         if let Some(visit) = &mut visit
-            && !visit.has_share()
+            && !visit.has_room()
         {
             let until = deadline.min(Instant::now() + self.settings.grace);
             self.wait(until, visit.wait()).await?;
@@ -397,7 +397,7 @@ mod tests {
         at_once: 2,
         queue: 1,
         patience: Duration::from_mins(1),
-        share: 9,
+        per_connection: 9,
         grace: Duration::from_millis(20),
     };
 
@@ -519,8 +519,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_has_its_share_of_a_backend_and_a_moment_for_more() {
-        let guard = guard(GuardSettings { share: 1, queue: 9, ..SETTINGS });
+    async fn a_connection_has_room_in_a_backend_for_some_calls_and_a_moment_for_more() {
+        let guard = guard(GuardSettings { per_connection: 1, queue: 9, ..SETTINGS });
         let of = |connection, call| call::on_behalf_of(connection, call, guard.enter(soon()));
         let first = of(1, 1).await.unwrap();
         let again = of(1, 1).await.unwrap();

@@ -5,7 +5,7 @@ pub mod breaker;
 mod call;
 mod guard;
 mod retry;
-mod share;
+mod visits;
 
 use std::{
     collections::BTreeMap,
