@@ -10,6 +10,7 @@ mod dial;
 pub mod hex;
 pub mod limits;
 pub mod nearest;
+mod processors;
 pub mod random;
 pub mod revision;
 pub mod scope;

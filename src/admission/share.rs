@@ -10,16 +10,16 @@
 
 use std::{
     collections::HashMap,
-    num::NonZero,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
 use tokio::{sync::Notify, time::timeout_at};
+
+use crate::processors;
 
 /// Longest that a call has its place.
 const HELD_MAX: Duration = Duration::from_millis(50);
@@ -78,7 +78,7 @@ pub(super) struct Waiting<'a> {
 impl Shares {
     /// One place a processor for each lane; in each at most `waiting_max` wait.
     pub(super) fn new(waiting_max: usize) -> Self {
-        Self::of(available_parallelism().map_or(1, NonZero::get).max(2), waiting_max)
+        Self::of(processors::lane(), waiting_max)
     }
 
     fn of(places: usize, waiting_max: usize) -> Self {

@@ -2,16 +2,17 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    num::NonZero,
     sync::Arc,
-    thread::available_parallelism,
     time::Duration,
 };
 
 use tokio::time::timeout;
 
 use super::view::View;
-use crate::turnstile::{Entry, Permit, Turnstile};
+use crate::{
+    processors,
+    turnstile::{Entry, Permit, Turnstile},
+};
 
 const AT_ONCE_A_PROCESSOR: usize = 2;
 
@@ -26,8 +27,7 @@ pub(super) struct Turns {
 impl Turns {
     /// As many as the processors of this machine can do, `most` at most.
     pub(super) fn new(most: usize) -> Self {
-        let processors = available_parallelism().map_or(1, NonZero::get);
-        let turnstile = Turnstile::new((processors * AT_ONCE_A_PROCESSOR).min(most));
+        let turnstile = Turnstile::new((processors::count() * AT_ONCE_A_PROCESSOR).min(most));
         Self { turnstile, lanes: RandomState::new() }
     }
 

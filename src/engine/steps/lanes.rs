@@ -3,14 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    num::NonZero,
     sync::{Arc, Mutex, PoisonError, Weak},
-    thread::available_parallelism,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::scope::Scope;
+use crate::{processors, scope::Scope};
 
 /// Lanes beyond which those that nobody is in are forgotten.
 const LANES_MAX: usize = 256;
@@ -38,8 +36,7 @@ impl Lanes {
         }
         let lane = lanes.entry((scope.principal().to_owned(), scope.agent().to_owned())).or_default();
         lane.upgrade().unwrap_or_else(|| {
-            let places = available_parallelism().map_or(1, NonZero::get).max(2);
-            let made = Arc::new(Semaphore::new(places));
+            let made = Arc::new(Semaphore::new(processors::lane()));
             *lane = Arc::downgrade(&made);
             made
         })
@@ -58,9 +55,8 @@ mod tests {
             Scope::mint(ProjectId::parse("harbour").expect("a name"), principal, agent, None)
         };
         let (ada, other) = (scope("ada", "one"), scope("ada", "two"));
-        let places = available_parallelism().map_or(1, NonZero::get).max(2);
         let mut held = Vec::new();
-        for _ in 0..places {
+        for _ in 0..processors::lane() {
             held.push(lanes.enter(&ada).await.unwrap());
         }
         let mut waiting = Box::pin(lanes.enter(&ada));

@@ -4,7 +4,6 @@ use std::{
     fmt::Write as _,
     io::Read,
     mem,
-    num::NonZero,
     panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{
@@ -12,7 +11,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, TrySendError, sync_channel},
     },
-    thread::{available_parallelism, scope},
+    thread::scope,
 };
 
 use globset::GlobMatcher;
@@ -30,6 +29,7 @@ use super::{
 };
 use crate::{
     engine::steps::{StepContext, StepError, StepOutput, arguments::Arguments},
+    processors,
     stoppable::{Reading, Scratch, Stoppable, Unfit},
 };
 
@@ -165,7 +165,7 @@ impl Search {
     fn folder(&self, root: &Root, bounds: &Bounds, found: &mut Findings) -> Result<Walked, StepError> {
         let (jobs, queue) = sync_channel::<Batch>(QUEUE_BATCHES_MAX);
         let queue: Queue = Arc::new(Mutex::new(queue));
-        let threads = available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
+        let threads = processors::count().min(THREADS_MAX);
         let hits = AtomicUsize::new(0);
         let (walked, mut scanned) = scope(|scope| -> Result<(Walked, Vec<(usize, Scanned)>), StepError> {
             let mut own = Reader::new(self, bounds, &hits);
