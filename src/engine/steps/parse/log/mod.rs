@@ -5,6 +5,7 @@
 
 mod event;
 mod line;
+mod status;
 mod template;
 
 use std::{borrow::Cow, collections::HashMap};
@@ -270,6 +271,17 @@ mod tests {
             (
                 "1.2.3.4 - - [02/Jan/2026:03:04:05 +0000] \"GET /a/7 HTTP/1.1\" 503 12",
                 (1, "error", "<ip> - - [<time>] <q> 503 <n>"),
+            ),
+            // A number is a status only where the line says so.
+            (
+                "ERROR upstream timed out after 350 ms\nERROR upstream timed out after 450 ms\n\
+                 ERROR upstream timed out after 550 ms",
+                (3, "error", "ERROR upstream timed out after <n> ms"),
+            ),
+            ("ERROR job 399 failed\nERROR job 400 failed", (2, "error", "ERROR job <n> failed")),
+            (
+                "ERROR GET /a/7 -> 502 in 450 ms\nERROR GET /a/8 -> 502 in 31 ms",
+                (2, "error", "ERROR GET <path> -> 502 in <n> ms"),
             ),
             ("all is well", (1, "other", "all is well")),
             ("0 errors, 3 warnings", (1, "other", "<n> errors, <n> warnings")),

@@ -1,5 +1,7 @@
 //! What a line says, without what differs each time.
 
+use super::status::is_status;
+
 /// Longest template, in bytes.
 const TEMPLATE_BYTES_MAX: usize = 300;
 
@@ -14,7 +16,13 @@ pub(super) fn template(text: &str) -> String {
             break;
         }
         let boundary = !before.is_alphanumeric() && before != '_';
-        let (length, mask) = masked(rest, first, before, boundary);
+        let (length, mask) = if first.is_ascii_digit() && boundary && is_status(text, text.len() - rest.len())
+        {
+            // What an answer came to is what matters of it.
+            (3, None)
+        } else {
+            masked(rest, first, before, boundary)
+        };
         match mask {
             Some(mask) => out.push_str(mask),
             None => out.push_str(&rest[..length]),
@@ -48,7 +56,7 @@ fn masked(rest: &str, first: char, before: char, boundary: bool) -> (usize, Opti
                 None => (1, None),
             }
         }
-        first if first.is_ascii_alphanumeric() && boundary => word(rest, before),
+        first if first.is_ascii_alphanumeric() && boundary => word(rest),
         first if first.is_ascii_digit() => (digits(bytes), Some("<n>")),
         first if first.is_alphanumeric() || first == '_' => (word_length(rest).max(first.len_utf8()), None),
         first => (first.len_utf8(), None),
@@ -74,7 +82,7 @@ fn path_length(bytes: &[u8]) -> usize {
 }
 
 /// A word that begins here: masked as a whole where it is an id, an address or a number.
-fn word(rest: &str, before: char) -> (usize, Option<&'static str>) {
+fn word(rest: &str) -> (usize, Option<&'static str>) {
     let bytes = rest.as_bytes();
     let length = bytes
         .iter()
@@ -120,12 +128,6 @@ fn word(rest: &str, before: char) -> (usize, Option<&'static str>) {
     }
     if bytes[0].is_ascii_digit() {
         let length = digits(bytes);
-        // The status of an access log is what matters of it.
-        let status =
-            before == ' ' && length == 3 && matches!(bytes[0], b'4' | b'5') && bytes.get(3) == Some(&b' ');
-        if status {
-            return (3, None);
-        }
         let fraction = match &bytes[length..] {
             [b'.', rest @ ..] if rest.first().is_some_and(u8::is_ascii_digit) => 1 + digits(rest),
             _ => 0,
