@@ -93,6 +93,29 @@ async fn a_python_project_is_tested() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tests_of_python_are_found_at_the_root_too() {
+    let test = |name: &str| {
+        format!(
+            "import unittest\n\n\nclass {name}(unittest.TestCase):\n    def test_{name}(self):\n        self.assertEqual(1 + 1, 2)\n"
+        )
+    };
+    let (rises, falls) = (test("rises"), test("falls"));
+    for (files, passed) in [
+        (vec![("test_tide.py", rises.as_str())], 1),
+        (vec![("test_tide.py", &rises), ("tests/__init__.py", ""), ("tests/test_ebb.py", &falls)], 2),
+        (vec![("setup.py", "import unittest\n"), ("tests/test_ebb.py", &falls)], 1),
+    ] {
+        let bench = project(&files).await;
+        let tested = run(&bench, "test.run", json!({})).await.unwrap();
+        assert_eq!(
+            (&tested["tool"], &tested["ok"], &tested["passed"], &tested["failed"]),
+            (&json!("unittest"), &json!(true), &json!(passed), &json!(0)),
+            "{files:?}: {tested}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_makefile_is_enough_and_output_that_nobody_knows_is_shown() {
     let makefile = "all:\n\t@echo linking harbour\n\t@exit 4\n\ntest:\n\t@echo all is well\n";
     let bench = project(&[("Makefile", makefile)]).await;

@@ -86,6 +86,8 @@ struct Reader {
     building: Option<String>,
     packages: [u64; 3],
     verbose: bool,
+    /// The package did not build, which is told at its end.
+    broken: bool,
 }
 
 impl Reader {
@@ -187,11 +189,9 @@ impl Reader {
         }
     }
 
-    /// The compiler's messages about the package `name`; those of its tests are said of `name_test` or `name.test`.
+    /// The compiler's messages about the package `name`.
     fn build(&mut self, name: &str) {
-        let key = [name.to_owned(), format!("{name}_test"), format!("{name}.test")]
-            .into_iter()
-            .find(|key| self.builds.contains_key(key));
+        let key = names_of_build(name).into_iter().find(|key| self.builds.contains_key(key));
         let Some(block) = key.and_then(|key| self.builds.remove(&key)) else {
             self.report.fail(Failure {
                 name: name.to_owned(),
@@ -365,15 +365,16 @@ fn read_json(lines: &Text<'_>) -> Report {
                             reader.printed.entry(test.to_owned()).or_default().push(&output);
                         }
                     }
+                    // The event of the end says so too, and why.
+                    _ if output.starts_with("FAIL\t") && output.ends_with(" failed]") => reader.broken = true,
                     _ => reader.line(&output),
                 }
             }
-            (Some("fail"), _) if member("FailedBuild").is_some() => {
-                let name = package.to_owned();
-                for (path, block) in &builds {
-                    reader.builds.entry(path.clone()).or_default().push(&block.text);
-                }
-                reader.package(Ended::Failed, &name, "[build failed]");
+            (Some("fail"), _)
+                if member("Test").is_none() && (reader.broken || member("FailedBuild").is_some()) =>
+            {
+                reader.broken = false;
+                did_not_build(reader, package, &mut builds);
             }
             _ => {}
         }
@@ -382,8 +383,11 @@ fn read_json(lines: &Text<'_>) -> Report {
     if plain.packages != [0; 3] {
         by_package.push((String::new(), plain));
     }
-    for (_, mut reader) in by_package {
+    for (package, mut reader) in by_package {
         reader.verbose = true;
+        if std::mem::take(&mut reader.broken) {
+            did_not_build(&mut reader, &package, &mut builds);
+        }
         let read = reader.end();
         report = Some(match report {
             None => read,
@@ -400,6 +404,21 @@ fn read_json(lines: &Text<'_>) -> Report {
         });
     }
     report.unwrap_or_else(|| Report::new("go"))
+}
+
+/// Tells once that `package` did not build, with the compiler's messages where they came as events of their own.
+fn did_not_build(reader: &mut Reader, package: &str, builds: &mut HashMap<String, Block>) {
+    for key in names_of_build(package) {
+        if let Some(block) = builds.remove(&key) {
+            reader.builds.insert(key, block);
+        }
+    }
+    reader.package(Ended::Failed, package, "[build failed]");
+}
+
+/// What the compiler's messages about a package may be said of: it, or one of its tests' packages.
+fn names_of_build(package: &str) -> [String; 3] {
+    [package.to_owned(), format!("{package}_test"), format!("{package}.test")]
 }
 
 /// Whether `line` is, or belongs to, a panic.

@@ -436,7 +436,7 @@ pub(super) fn unittest(lines: &Text<'_>) -> Option<Report> {
     report.evidence.clone_from(&ends);
     // Whether the result is still to come, which stands below.
     let mut ended = false;
-    let mut total = 0;
+    let mut failing = Failing::default();
     let mut open: Option<Told> = None;
     let mut after_rule = false;
     for (index, line) in lines.iter().enumerate() {
@@ -444,6 +444,7 @@ pub(super) fn unittest(lines: &Text<'_>) -> Option<Report> {
         let unexpected = line.strip_prefix("UNEXPECTED SUCCESS: ");
         if let Some(header) = unexpected.filter(|_| after_rule) {
             // They are listed under one rule.
+            failing.add(header.trim());
             close_unittest(&mut report, open.take());
             let said = "unexpected success".to_owned();
             close_unittest(&mut report, Some((header.trim().to_owned(), Block::default(), Vec::new(), said)));
@@ -452,6 +453,7 @@ pub(super) fn unittest(lines: &Text<'_>) -> Option<Report> {
         let header = line.strip_prefix("FAIL: ").or_else(|| line.strip_prefix("ERROR: "));
         if let Some(header) = header.filter(|_| after_rule) {
             close_unittest(&mut report, open.take());
+            failing.add(header.trim());
             open = Some((header.trim().to_owned(), Block::default(), Vec::new(), String::new()));
             after_rule = false;
             continue;
@@ -459,7 +461,8 @@ pub(super) fn unittest(lines: &Text<'_>) -> Option<Report> {
         after_rule = is_rule(line, b'=');
         if let Some((n, time)) = ran(line).filter(|_| ends.binary_search(&index).is_ok()) {
             close_unittest(&mut report, open.take());
-            total += n;
+            failing.over(&mut report);
+            failing.ran = n;
             report.last_for(milliseconds(&time));
             ended = true;
         } else if let Some(rest) = line
@@ -471,11 +474,18 @@ pub(super) fn unittest(lines: &Text<'_>) -> Option<Report> {
                 let Some((word, n)) = pair.split_once('=') else { continue };
                 let n = n.parse().unwrap_or(0);
                 match word {
-                    "failures" | "errors" | "unexpected successes" => report.count(Count::Failed, n),
-                    "skipped" | "expected failures" => report.count(Count::Skipped, n),
+                    "failures" | "errors" | "unexpected successes" => {
+                        report.count(Count::Failed, n);
+                        failing.failures = failing.failures.saturating_add(n);
+                    }
+                    "skipped" | "expected failures" => {
+                        report.count(Count::Skipped, n);
+                        failing.skipped = failing.skipped.saturating_add(n);
+                    }
                     _ => {}
                 }
             }
+            failing.over(&mut report);
         } else if let Some((_, block, frames, message)) = &mut open {
             if is_rule(line, b'-') {
                 continue;
@@ -498,9 +508,43 @@ pub(super) fn unittest(lines: &Text<'_>) -> Option<Report> {
         }
     }
     close_unittest(&mut report, open.take());
-    let others = report.failed + report.skipped;
-    report.count(Count::Passed, u64::saturating_sub(total, others));
+    failing.over(&mut report);
     Some(report)
+}
+
+/// The tests of one run that failed. A test with subtests is one test, and fails once for each of them; one may fail
+/// and fail again while it is torn down.
+#[derive(Default)]
+struct Failing {
+    tests: HashSet<String>,
+    /// Headings that were read, of classes and modules that could not be set up too.
+    said: u64,
+    ran: u64,
+    failures: u64,
+    skipped: u64,
+}
+
+impl Failing {
+    /// A failure is headed `test_a (tests.test_x.TestX.test_a) (berth=1)`.
+    fn add(&mut self, header: &str) {
+        self.said += 1;
+        let test = header.split_once(')').map_or(header, |(test, _)| test);
+        let no_test = ["setUpClass (", "tearDownClass (", "setUpModule (", "tearDownModule ("];
+        if !no_test.iter().any(|of| test.starts_with(of)) {
+            self.tests.insert(test.to_owned());
+        }
+    }
+
+    /// The run is over: those that ran and neither failed nor were left out passed. What it counted and did not say, as
+    /// where the output was cut, failed too.
+    fn over(&mut self, report: &mut Report) {
+        let Self { tests, said, ran, failures, skipped } = &*self;
+        if *ran > 0 {
+            let failed = tests.len() as u64 + failures.saturating_sub(*said);
+            report.count(Count::Passed, ran.saturating_sub(failed.saturating_add(*skipped)));
+            *self = Self::default();
+        }
+    }
 }
 
 /// `======…`
