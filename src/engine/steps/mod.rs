@@ -5,6 +5,7 @@ mod arguments;
 mod control;
 mod data;
 pub mod exec;
+mod family;
 pub mod fs;
 pub mod git;
 pub mod http;

@@ -1,5 +1,6 @@
 //! Runs a program in a session or process group of its own, without standard input, and keeps the head and the tail of
-//! what it writes. Whatever of the group lives when the program has ended, or when nobody waits any longer, is killed.
+//! what it writes. Whatever came of it and lives when the program has ended, or when nobody waits any longer, is killed
+//! ([`super::family`]).
 
 use std::{
     collections::VecDeque,
@@ -9,13 +10,13 @@ use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     net::unix::pipe,
@@ -23,8 +24,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long pipes are read after the program itself has ended and its group was killed. Only a process that left the
-/// group can hold them open for longer.
+use super::family::{Family, MARK, Mark};
+
+/// How long pipes are read after the program itself has ended and all that came of it was killed. Only a process that
+/// cannot be found can hold them open for longer.
 const DRAIN: Duration = Duration::from_millis(250);
 /// Read at once, in bytes.
 const CHUNK: usize = 64 << 10;
@@ -39,7 +42,8 @@ pub(super) struct Program<'a> {
     /// All of it.
     pub(super) environment: &'a [(OsString, OsString)],
     pub(super) folder: &'a Path,
-    /// It is not ours: it gets a session of its own where the system can give one, and less of the processor.
+    /// It is not ours: it gets a session of its own where the system can give one, less of the processor, and a mark by
+    /// which what it started is found.
     pub(super) guest: bool,
     /// Both streams come through one pipe, in the order that they were written; all is in `out`.
     pub(super) merged: bool,
@@ -136,25 +140,6 @@ fn session_maker() -> Option<&'static Path> {
             find(OsStr::new("setsid"), &folders)
         })
         .as_deref()
-}
-
-/// The group of a running program; ends with the value.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn kill(&self) {
-        if let Some(group) = self.0 {
-            // An error means that nothing of it is left, or that the session is not made yet: then the child is alone,
-            // and ends by `kill_on_drop`.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 /// Head and tail of a stream.
@@ -289,15 +274,18 @@ fn command(program: &Program<'_>) -> Command {
 /// Runs `program` to its end.
 ///
 /// # Errors
-/// [`Fault`]. In every case, and when the future is dropped, nothing of the program's group is left.
+/// [`Fault`]. In every case, and when the future is dropped, nothing of the program's group is left, nor of what has its
+/// mark.
 pub(super) async fn run(program: &Program<'_>, cancel: &CancellationToken) -> Result<Ended, Fault> {
     let begun = Instant::now();
     let start = |error: io::Error| Fault::Start(error.kind());
     let mut command = command(program);
+    let mark = if program.guest { Mark::new() } else { None };
     command
         .args(program.arguments)
         .env_clear()
         .envs(program.environment.iter().map(|(name, value)| (name, value)))
+        .envs(mark.as_ref().map(|mark| (MARK, mark.value())))
         .current_dir(program.folder)
         .stdin(Stdio::null())
         .kill_on_drop(true);
@@ -334,27 +322,28 @@ pub(super) async fn run(program: &Program<'_>, cancel: &CancellationToken) -> Re
         };
         let mut reading = std::pin::pin!(reading);
         // Made after `reading`, so that it goes first: a shell must not go on because its pipe broke.
-        let group = Group(pid);
+        let family = Arc::new(Family::new(pid, mark));
         let mut read = false;
         let status = loop {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Err(Fault::Cancelled),
-                () = tokio::time::sleep_until(program.deadline.into()) => return Err(Fault::Deadline),
+                () = cancel.cancelled() => break Err(Fault::Cancelled),
+                () = tokio::time::sleep_until(program.deadline.into()) => break Err(Fault::Deadline),
                 ended = &mut reading, if !read => {
                     match ended {
                         // It may live on without pipes.
                         Ok(()) => {}
-                        Err(Stop::Enough) => group.kill(),
-                        Err(Stop::Fault(fault)) => return Err(fault),
+                        Err(Stop::Enough) => family.signal(Signal::KILL),
+                        Err(Stop::Fault(fault)) => break Err(fault),
                     }
                     read = true;
                 }
-                status = child.wait() => break status.map_err(|error| Fault::Read(error.kind()))?,
+                status = child.wait() => break status.map_err(|error| Fault::Read(error.kind())),
             }
         };
-        // What it left behind ends with it. The number names no other group: it was free for no time worth the name.
-        group.kill();
+        // What it left behind ends with it.
+        family.end().await;
+        let status = status?;
         if !read {
             tokio::select! {
                 biased;

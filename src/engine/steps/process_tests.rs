@@ -191,19 +191,63 @@ async fn cancelling_and_dropping_end_all_of_the_group() {
     place.is_clean().await;
 }
 
+/// Starts a process in a session of its own, which tells who it is, and waits for that.
+const STRAY: &str = "echo $$ > stray; exec sleep 60' & while [ ! -s stray ]; do :; done;";
+
+/// Whether a process runs; one that nobody waited for yet does not.
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    rest.split_whitespace().next().is_some_and(|state| !["Z", "X"].contains(&state))
+}
+
 #[tokio::test]
 async fn a_process_that_leaves_the_group_holds_up_nobody() {
     let place = Place::new();
     let begun = Instant::now();
-    // It has a session of its own and keeps the pipe.
-    let ended = place.run(
-        "/usr/bin/setsid sh -c 'echo $$ > stray; sleep 30' & while [ ! -s stray ]; do :; done; echo out",
-    );
-    let ended = ended.await.unwrap();
+    // It has a session of its own, keeps the pipe, and cannot be found.
+    let script = format!("/usr/bin/setsid env -i sh -c '{STRAY} echo out");
+    let ended = place.run(&script).await.unwrap();
     assert_eq!(ended.out.text().content, "out\n");
     assert!(begun.elapsed() < Duration::from_secs(20));
-    let stray = place.written("stray").await.parse().unwrap();
-    kill_process_group(Pid::from_raw(stray).unwrap(), Signal::KILL).unwrap();
+    let stray: String = place.written("stray").await;
+    assert!(runs(&stray));
+    rustix::process::kill_process(Pid::from_raw(stray.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_leaves_the_group_ends_too_however_the_program_ends() {
+    for (way, script) in [
+        ("itself", format!("/usr/bin/setsid sh -c '{STRAY} echo out")),
+        ("in its own time", format!("/usr/bin/setsid sh -c '{STRAY} exec >&- 2>&-")),
+        ("unwilling", format!("/usr/bin/setsid sh -c 'trap \"\" TERM HUP; {STRAY} echo out")),
+        ("twice", format!("/usr/bin/setsid sh -c '/usr/bin/setsid sleep 60 & {STRAY} echo out")),
+        ("deadline", format!("/usr/bin/setsid sh -c '{STRAY} wait")),
+        ("flood", format!("/usr/bin/setsid sh -c '{STRAY} exec yes")),
+    ] {
+        let time = if way == "deadline" { Duration::from_secs(2) } else { Duration::from_mins(1) };
+        let place = Place { time, written_max: 8 << 20, ..Place::new() };
+        let ended = place.run(&script).await;
+        assert_eq!(ended.is_err(), ["deadline", "flood"].contains(&way), "{way}");
+        // Before the answer, so that nothing need be waited for.
+        assert!(!runs(&place.file("stray").expect("it said who it is")), "{way}");
+    }
+    let cancel = CancellationToken::new();
+    let place = Place::new();
+    let script = format!("/usr/bin/setsid sh -c '{STRAY} echo ready > ready; wait");
+    let (ended, ()) = tokio::join!(place.run_until(&script, &cancel), async {
+        place.written("ready").await;
+        cancel.cancel();
+    });
+    assert!(matches!(ended, Err(Fault::Cancelled)));
+    assert!(!runs(&place.file("stray").unwrap()));
+    let place = Place::new();
+    tokio::select! {
+        _ = place.run(&script) => unreachable!("it waits"),
+        _ = place.written("ready") => {}
+    }
+    assert!(!runs(&place.file("stray").unwrap()), "nobody waits any longer");
 }
 
 #[tokio::test]
@@ -211,7 +255,7 @@ async fn the_environment_is_what_was_given() {
     let place = Place::new();
     let ended = place.run("/usr/bin/env").await.unwrap().out.text().content;
     let names: Vec<&str> = ended.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
-    assert!(names.iter().all(|name| ["PATH", "PWD", "OLDPWD", "SHLVL", "_"].contains(name)), "{ended}");
+    assert!(names.iter().all(|name| ["PATH", "PWD", "OLDPWD", "SHLVL", "_", MARK].contains(name)), "{ended}");
 }
 
 #[tokio::test]

@@ -139,9 +139,11 @@ impl Host {
 #[tokio::test]
 async fn no_server_is_left_whichever_way_the_program_ends() {
     // What hears the end of its input, and what obeys nothing and has a child of its own.
-    for (modes, how) in
-        [(&["good", "family"][..], "eof"), (&["good", "family"], "term"), (&["good", "slow"], "kill")]
-    {
+    for (modes, how) in [
+        (&["good", "family", "strays"][..], "eof"),
+        (&["family", "strays"], "term"),
+        (&["good", "slow"], "kill"),
+    ] {
         let scratch = place(modes);
         let mut host = Host::start(&scratch);
         for mode in modes {
@@ -189,13 +191,16 @@ async fn floods_cost_no_memory_and_leave_the_server_serving() {
 
 #[tokio::test]
 async fn a_run_on_the_command_line_leaves_nobody_behind() {
-    let scratch = place(&["family"]);
-    let run = scratch.command(&["run", "test.call", "--set", "server=family"]).output().unwrap();
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    assert!(String::from_utf8_lossy(&run.stdout).contains("hello"));
-    let started = pids(&scratch);
-    assert_eq!(started.len(), 2);
-    assert_gone(&started).await;
+    for mode in ["family", "strays"] {
+        let scratch = place(&[mode]);
+        let run =
+            scratch.command(&["run", "test.call", "--set", &format!("server={mode}")]).output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        assert!(String::from_utf8_lossy(&run.stdout).contains("hello"));
+        let started = pids(&scratch);
+        assert_eq!(started.len(), 2);
+        assert_gone(&started).await;
+    }
 }
 
 fn out(mut command: Command) -> (Option<i32>, String, String) {

@@ -5,6 +5,7 @@ No package is needed. It says its process id, and that of the child that it may 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -65,6 +66,12 @@ if MODE == "family":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         forever()
     note(child)
+if MODE == "strays":
+    # A session of its own, and nothing that ties it to this one.
+    sleeps = "import time; time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-S", "-c", sleeps], start_new_session=True, close_fds=True,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    note(child.pid)
 if MODE == "floods-at-start":
     while True:
         raw("x" * 65536)

@@ -7,14 +7,11 @@ use std::{
     io,
     path::Path,
     process::{ExitStatus, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal};
 use tokio::{
     io::AsyncReadExt as _,
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
@@ -22,7 +19,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{pipe::Fate, setting::Hidden};
+use super::{
+    super::family::{Family, MARK, Mark},
+    pipe::Fate,
+    setting::Hidden,
+};
 
 /// Variables of ours that every child is given: what a program needs to find its parts and to speak the user's
 /// language. None holds a secret.
@@ -63,38 +64,9 @@ pub(super) struct Launch<'a> {
     pub(super) folder: &'a Path,
 }
 
-/// Ends a process group with the value, unless its leader was waited for.
-struct Group {
-    pid: Pid,
-    has_ended: AtomicBool,
-}
-
-impl Group {
-    /// Whoever is left in the group gets `signal`. Nothing after [`Group::over`]: the number may be another's by then.
-    fn signal(&self, signal: Signal) {
-        if !self.has_ended.load(Ordering::Acquire) {
-            // An error means that nobody is left.
-            let _ = kill_process_group(self.pid, signal);
-        }
-    }
-
-    /// The leader was waited for: takes with it what it left behind.
-    fn over(&self) {
-        if !self.has_ended.swap(true, Ordering::AcqRel) {
-            let _ = kill_process_group(self.pid, Signal::KILL);
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-    }
-}
-
-/// A running child. Dropped, it is killed with its whole group.
+/// A running child. Dropped, it is killed with its whole group, and then what left the group.
 pub(super) struct Process {
-    group: Arc<Group>,
+    family: Arc<Family>,
     ended: CancellationToken,
 }
 
@@ -106,11 +78,13 @@ impl Process {
     pub(super) fn start(launch: &Launch<'_>, fate: Arc<Fate>) -> io::Result<(Self, ChildStdin, ChildStdout)> {
         let (program, arguments) =
             launch.argv.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
+        let mark = Mark::new();
         let mut command = Command::new(program);
         command
             .args(arguments)
             .env_clear()
             .envs(environment(launch))
+            .envs(mark.as_ref().map(|mark| (MARK, mark.value())))
             .current_dir(launch.folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -124,11 +98,11 @@ impl Process {
         else {
             return Err(io::Error::other("it was started without pipes"));
         };
-        let group = Arc::new(Group { pid, has_ended: AtomicBool::new(false) });
+        let family = Arc::new(Family::new(Some(pid), mark));
         let ended = CancellationToken::new();
         tokio::spawn(listen(launch.name.to_owned(), stderr));
-        tokio::spawn(wait(child, Arc::clone(&group), ended.clone(), fate));
-        Ok((Self { group, ended }, stdin, stdout))
+        tokio::spawn(wait(child, Arc::clone(&family), ended.clone(), fate));
+        Ok((Self { family, ended }, stdin, stdout))
     }
 
     /// Waits until it is gone: by itself as its stdin has ended, else by SIGTERM, else by SIGKILL to its whole group.
@@ -136,7 +110,7 @@ impl Process {
         if timeout(AFTER_EOF, self.ended.cancelled()).await.is_ok() {
             return;
         }
-        self.group.signal(Signal::TERM);
+        self.family.signal(Signal::TERM);
         if timeout(AFTER_TERM, self.ended.cancelled()).await.is_ok() {
             return;
         }
@@ -150,14 +124,14 @@ impl Process {
 
     /// Ends it now.
     async fn kill(&self) {
-        self.group.signal(Signal::KILL);
+        self.family.signal(Signal::KILL);
         self.ended.cancelled().await;
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.group.signal(Signal::KILL);
+        self.family.signal(Signal::KILL);
     }
 }
 
@@ -168,14 +142,14 @@ fn environment(launch: &Launch<'_>) -> BTreeMap<OsString, OsString> {
     ours.filter_map(|name| Some((name.into(), std::env::var_os(name)?))).chain(given).collect()
 }
 
-/// Holds the child until it is gone. Dropped with its runtime, the group goes too.
-async fn wait(mut child: Child, group: Arc<Group>, ended: CancellationToken, fate: Arc<Fate>) {
+/// Holds the child until it is gone, and all that came of it. Dropped with its runtime, they go too.
+async fn wait(mut child: Child, family: Arc<Family>, ended: CancellationToken, fate: Arc<Fate>) {
     let _ended = ended.drop_guard();
     match child.wait().await {
         Ok(status) => fate.decide(|| describe(status)),
         Err(error) => fate.decide(|| format!("it cannot be waited for: {error}")),
     }
-    group.over();
+    family.end().await;
 }
 
 fn describe(status: ExitStatus) -> String {
