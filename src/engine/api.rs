@@ -254,6 +254,8 @@ pub struct Receipt {
     pub bytes_seen: u64,
     /// `hit`: a kept answer, and no step ran. `miss`: none was kept. `off`: answers of this call are not kept.
     pub cache: &'static str,
+    /// When the first of the ages that the answer tells will be another: it is kept no longer.
+    pub ages_until: Option<Timestamp>,
     /// Where a kept answer was found.
     pub cache_layer: Option<Layer>,
     /// How long it took to find out what a kept answer depends on beside memories: a program of git, or a walk.

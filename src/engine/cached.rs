@@ -371,7 +371,8 @@ impl Engine {
             None
         };
         let handle = answer.handle().map(|_| self.settings().handle_ttl);
-        let expires = keeping.expires(now, memories, handle);
+        let first = [memories, execution.receipt.ages_until].into_iter().flatten().min();
+        let expires = keeping.expires(now, first, handle);
         let entry = Entry { value: answer.into(), generation: place.wanted.generation, expires };
         self.cache.put(&place.key, entry, self.now(), lease, wait(call.times.after)).await;
     }

@@ -11,7 +11,8 @@
 //! compares it with the store's.
 //!
 //! **For how long**: `cache.ttl`, half the life of a handle where there is one, and never beyond the earliest expiry of
-//! a memory that the run may have seen. What `now` means in an answer (`since: 7d`, ages) may be as old as the entry.
+//! a memory that the run may have seen, or the time at which an age that the answer tells will be another. What else `now`
+//! means in an answer (`since: 7d`) may be as old as the entry.
 
 use std::{sync::Arc, time::Duration};
 
@@ -235,18 +236,18 @@ impl Keeping {
         cache::Key::new(within, self.reach, has_session, whole.into_iter().chain(parts))
     }
 
-    /// Until when an answer to a call at `now` may be used. `memories`: the earliest expiry of a memory. `handle`: how long
-    /// handles live, where the answer has one.
+    /// Until when an answer to a call at `now` may be used. `first`: the earliest time at which it will be another (the expiry
+    /// of a memory, an age). `handle`: how long handles live, where the answer has one.
     pub(super) fn expires(
         &self,
         now: Timestamp,
-        memories: Option<Timestamp>,
+        first: Option<Timestamp>,
         handle: Option<Duration>,
     ) -> Timestamp {
         let life = handle.map_or(self.ttl, |life| self.ttl.min(life / 2));
         let life = SignedDuration::try_from(life).unwrap_or(SignedDuration::MAX);
         let own = now.checked_add(life).unwrap_or(Timestamp::MAX);
-        memories.map_or(own, |memories| own.min(memories))
+        first.map_or(own, |first| own.min(first))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Times as patterns write them: relative to the time of the run, or absolute.
 
 use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
+use serde_json::Value;
 
 /// Seconds of a span such as `90m`, `12h`, `7d`, `2w`; `None` where `text` is no such span.
 #[must_use]
@@ -59,8 +60,54 @@ pub fn age(then: Timestamp, now: Timestamp) -> String {
     }
 }
 
+/// When [`age`] of `then` will be another one than at `now`.
+fn age_lasts(then: Timestamp, now: Timestamp) -> Timestamp {
+    let minutes = now.duration_since(then).as_secs().max(0) / 60;
+    let unit = match minutes {
+        0..60 => 1,
+        60..1_440 => 60,
+        1_440..20_160 => 1_440,
+        20_160..1_048_320 => 10_080,
+        _ => 525_960,
+    };
+    let next = SignedDuration::from_mins((minutes / unit + 1) * unit);
+    then.checked_add(next).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether something in `value` may be an age.
+pub(super) fn has_age(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.contains_key("age") || members.values().any(has_age),
+        Value::Array(items) => items.iter().any(has_age),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// Puts the time itself in the place of each age in `value` that was told of a time beside it (`created`, `at`), so that
+/// what remains says the same at any time. When the first of these ages will be another; `None` where there is none.
+pub(super) fn without_ages(value: &mut Value, now: Timestamp) -> Option<Timestamp> {
+    match value {
+        Value::Object(members) => {
+            let told = ["created", "at"].into_iter().find_map(|name| {
+                let text = members.get(name)?.as_str()?;
+                let then: Timestamp = text.parse().ok()?;
+                (members.get("age")?.as_str()? == age(then, now)).then(|| (text.to_owned(), then))
+            });
+            let own = told.map(|(text, then)| {
+                members.insert("age".to_owned(), text.into());
+                age_lasts(then, now)
+            });
+            members.values_mut().filter_map(|member| without_ages(member, now)).chain(own).min()
+        }
+        Value::Array(items) => items.iter_mut().filter_map(|item| without_ages(item, now)).min(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const NOW: &str = "2026-03-01T12:00:00Z";
@@ -104,6 +151,39 @@ mod tests {
         ];
         for (then, expected) in cases {
             assert_eq!(age(then.parse().unwrap(), now), expected, "{then}");
+        }
+    }
+
+    #[test]
+    fn an_age_beside_its_time_gives_way_to_it_and_says_how_long_it_holds() {
+        let now: Timestamp = NOW.parse().unwrap();
+        let mut value = json!({"hits": [
+            {"created": "2026-03-01T11:37:20Z", "age": "22m"},
+            {"at": "2026-02-26T11:00:00Z", "age": "3d", "n": [{"age": "5h"}]},
+            {"created": "2026-02-26T11:00:00Z", "age": "young"},
+        ]});
+        let until = without_ages(&mut value, now);
+        assert_eq!(
+            value,
+            json!({"hits": [
+                {"created": "2026-03-01T11:37:20Z", "age": "2026-03-01T11:37:20Z"},
+                {"at": "2026-02-26T11:00:00Z", "age": "2026-02-26T11:00:00Z", "n": [{"age": "5h"}]},
+                {"created": "2026-02-26T11:00:00Z", "age": "young"},
+            ]})
+        );
+        assert_eq!(until.unwrap().to_string(), "2026-03-01T12:00:20Z");
+        for then in [
+            "2026-03-01T12:00:00Z",
+            "2026-03-01T11:01:00Z",
+            "2026-02-28T12:00:01Z",
+            "2026-02-01T12:00:00Z",
+            "2024-02-01T12:00:00Z",
+        ] {
+            let then = then.parse().unwrap();
+            let until = age_lasts(then, now);
+            let before = until - SignedDuration::from_nanos(1);
+            assert_eq!(age(then, before), age(then, now), "{then}");
+            assert_ne!(age(then, until), age(then, now), "{then}");
         }
     }
 }

@@ -30,6 +30,7 @@ use super::{
     allowed::lacking,
     asking::{Counted, Suspending},
     parts::Status,
+    relative,
     steps::{self, Foreach, StepContext, StepError, StepOutput, traced},
 };
 use crate::{
@@ -81,6 +82,8 @@ pub(super) struct Given<'a> {
 pub(super) struct Ran {
     /// The pattern's output.
     pub(super) output: Value,
+    /// The output with times in the place of ages, where it has ages, and when the first of them will be another.
+    pub(super) lasting: Option<(Value, Timestamp)>,
     /// Of the steps at the top, then of those in blocks.
     pub(super) receipts: Vec<StepReceipt>,
     /// What all steps read or made.
@@ -127,9 +130,9 @@ pub(super) async fn run(given: Given<'_>) -> Result<Ran, EngineError> {
     };
     let is_suspended = ended.is_none();
     let output = match ended {
-        None => Ok(Value::Null),
+        None => Ok((Value::Null, None)),
         Some(Err(Failed { id, error })) => Err(error.into_engine_error(&id)),
-        Some(Ok(root)) => evaluate(&pattern.output.value, root, run.given.deadline, pattern.limits.max_bytes)
+        Some(Ok(root)) => evaluate_output(&run.given, root)
             .await
             .map_err(|error| StepError::from(error).into_engine_error("output")),
     };
@@ -139,11 +142,29 @@ pub(super) async fn run(given: Given<'_>) -> Result<Ran, EngineError> {
     in_order(&pattern.steps, &mut partial);
     let bytes_seen = run.seen.into_inner();
     match output {
-        Ok(output) => Ok(Ran { output, receipts, bytes_seen, partial, llm, is_suspended }),
+        Ok((output, lasting)) => {
+            Ok(Ran { output, lasting, receipts, bytes_seen, partial, llm, is_suspended })
+        }
         Err(error) => Err(error.with_receipt(|receipt| {
             (receipt.steps, receipt.llm, receipt.bytes_seen) = (receipts, llm, bytes_seen);
         })),
     }
+}
+
+/// The output, and as [`Ran::lasting`] what of it holds longer than its ages.
+async fn evaluate_output(
+    given: &Given<'_>,
+    root: Value,
+) -> Result<(Value, Option<(Value, Timestamp)>), ExpressionError> {
+    let (template, bytes_max) = (&given.pattern.output.value, given.pattern.limits.max_bytes);
+    let mut timeless = relative::has_age(&root["steps"]).then(|| root.clone());
+    let until = timeless.as_mut().and_then(|root| relative::without_ages(root.get_mut("steps")?, given.now));
+    let output = evaluate(template, root, given.deadline, bytes_max).await?;
+    let (Some(timeless), Some(until)) = (timeless, until) else { return Ok((output, None)) };
+    // What reckons with an age as a text may fail on the time: then the answer counts as it is.
+    let lasting = evaluate(template, timeless, given.deadline, bytes_max).await.ok();
+    let lasting = lasting.filter(|lasting| *lasting != output).map(|lasting| (lasting, until));
+    Ok((output, lasting))
 }
 
 struct Run<'a> {

@@ -586,8 +586,12 @@ impl Engine {
             tracing::info!(pattern = pattern.name, %deprecated, "a deprecated pattern ran");
         }
         let budget_tokens = budget_of(pattern, call.request.mode);
-        let etag = etag(&pattern.hash, budget_tokens, &ran.output);
+        // An answer whose ages alone are others is no other answer.
+        let (lasting, ages_until) = ran.lasting.unzip();
+        let etag = etag(&pattern.hash, budget_tokens, lasting.as_ref().unwrap_or(&ran.output));
+        drop(lasting);
         let mut receipt = Receipt {
+            ages_until,
             bytes_seen: ran.bytes_seen,
             cache: "off",
             steps: ran.receipts,

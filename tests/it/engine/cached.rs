@@ -313,6 +313,48 @@ async fn an_etag_that_holds_is_answered_from_what_is_kept() {
 }
 
 #[tokio::test]
+async fn ages_that_grow_change_no_etag_and_are_never_told_late() {
+    let kept =
+        Kept::with(vec![built_in("memory.recall"), built_in("todo.sweep"), built_in("session.primer")]).await;
+    kept.remember(&scope_of("p1"), "the harbour queue retries thrice").await;
+    let input = || json!({"query": "harbour queue"});
+    kept.pass(30);
+    let first = kept.run("memory.recall", input()).await;
+    assert_eq!(value(&first)["hits"][0]["age"], "0m");
+    let again = || ExecuteRequest { unless: Some(etag(&first)), ..request("memory.recall", input()) };
+    kept.pass(29);
+    assert_eq!(way(&kept.run("memory.recall", input()).await), "local");
+    kept.pass(1);
+    let unchanged = kept.call(&scope_of("p1"), again()).await;
+    assert_eq!(unchanged.outcome, Outcome::Unchanged { etag: etag(&first) });
+    let grown = kept.run("memory.recall", input()).await;
+    assert_eq!(value(&grown)["hits"][0]["age"], "1m", "the kept one says 0m");
+    assert_eq!(etag(&grown), etag(&first));
+    for passed in [60, 7_200, 200_000] {
+        kept.pass(passed);
+        let unchanged = kept.call(&scope_of("p1"), again()).await;
+        assert_eq!(unchanged.outcome, Outcome::Unchanged { etag: etag(&first) }, "{passed}");
+    }
+    kept.remember(&scope_of("p1"), "the harbour queue has a master").await;
+    let changed = kept.call(&scope_of("p1"), again()).await;
+    assert!(matches!(changed.outcome, Outcome::Output { .. }));
+
+    let work = kept.work();
+    git(&work, &["init", "-q"]);
+    std::fs::write(work.join("berth.rs"), "// TODO: count the berths\n").unwrap();
+    git(&work, &["add", "."]);
+    git(&work, &["commit", "-q", "-m", "berths"]);
+    let first = kept.run("todo.sweep", json!({})).await;
+    let told = value(&first)["notes"][0].as_str().unwrap().to_owned();
+    // Far beyond the commit's own time, which is the machine's.
+    kept.pass(400 * 24 * 3_600);
+    let later = kept.run("todo.sweep", json!({"path": "."})).await;
+    assert_ne!(value(&later)["notes"][0], told.as_str(), "its age is another");
+    let unless = ExecuteRequest { unless: Some(etag(&first)), ..request("todo.sweep", json!({})) };
+    assert_eq!(kept.call(&scope_of("p1"), unless).await.outcome, Outcome::Unchanged { etag: etag(&first) });
+}
+
+#[tokio::test]
 async fn an_entry_ends_with_its_time_and_with_the_first_memory_that_expires() {
     let kept = Kept::of(&[RECALL]).await;
     kept.remember(&scope_of("p1"), "the harbour queue retries thrice").await;
@@ -337,6 +379,8 @@ async fn an_entry_ends_with_its_time_and_with_the_first_memory_that_expires() {
 async fn fresh_looks_nothing_up_and_replaces_what_is_kept() {
     let kept = Kept::of(&[RECALL]).await;
     kept.remember(&scope_of("p1"), "the harbour queue retries thrice").await;
+    // Its age says the hour, so that no minute ends what is kept.
+    kept.pass(3_600);
     kept.run(RECALL, asked()).await;
     kept.pass(30);
     let fresh = ExecuteRequest { fresh: true, ..request(RECALL, asked()) };

@@ -93,9 +93,10 @@ impl Blame {
             .take(RANGES_MAX)
             .map(|range| {
                 let commit = &commits[range.hash];
+                let at = commit.seconds.and_then(|at| Timestamp::from_second(at).ok());
                 json!({
                     "from": range.from, "to": range.to, "short": short(range.hash), "date": commit.seconds.map(date),
-                    "age": commit.seconds.and_then(|at| Timestamp::from_second(at).ok()).map(|at| relative::age(at, now)),
+                    "at": at, "age": at.map(|at| relative::age(at, now)),
                     "author": commit.author, "subject": clip(commit.subject, 72),
                 })
             })

@@ -37,7 +37,7 @@ const REVISION_BYTES_MAX: usize = 250;
 /// | `git.log` | `{n, commits: [{hash, short, date, author, subject, line, add, del, files, merge?}], authors: [{name, n}], top_files: [{path, n, add, del}], shallow, truncated}`; `add`, `del`, `files`, `top_files` with `stat` only; `line` is `short MM-DD +add/-del subject` |
 /// | `git.diff` | `{n, add, del, files: [{path, state, add, del, from?, binary?}], patch?: [{path, text, truncated?, withheld?}], truncated}` |
 /// | `git.show` | `{hash, short, date, author, subject, body, parents, add, del, n, files, patch?, truncated}` |
-/// | `git.blame` | `{path, n, authors: [{name, n}], ranges: [{from, to, short, date, age, author, subject}], truncated}`; `age` is `3d`, `5w`; lines that are not committed have author `(not committed)` and no date |
+/// | `git.blame` | `{path, n, authors: [{name, n}], ranges: [{from, to, short, date, at, age, author, subject}], truncated}`; `age` is `3d`, `5w` since `at`; lines that are not committed have author `(not committed)` and no date |
 ///
 /// Dates are commit dates in UTC, RFC 3339; merges count as commits and change no lines.
 ///
