@@ -357,6 +357,66 @@ mod tests {
         output: {value: \"${ .steps.a }\", budget: {tokens: 3000}}\n";
 
     #[test]
+    fn what_only_a_run_would_refuse_is_refused_with_its_place() {
+        let step = |uses: &str, with: &str| {
+            let text = PLAIN
+                .replace("git: [log]", "fs.read: ['${ .bind.root }'], http: [a.example]")
+                .replace("memory: [read, write]", "llm: true")
+                .replace("data.merge, with: {items: []}", &format!("{uses}, with: {with}"));
+            lint(&[file(&text)]).errors
+        };
+        for (uses, with, scalar, message) in [
+            (
+                "fs.read",
+                "{root: '${ .bind.root }', path: a, limit: abc, tail: true}",
+                "abc",
+                "`limit` of fs.read must be a whole number from 1 to 20000",
+            ),
+            (
+                "fs.read",
+                "{root: '${ .bind.root }', path: a, tail: 5}",
+                "5}",
+                "`tail` of fs.read must be true or false",
+            ),
+            (
+                "http.get",
+                "{url: 'https://a.example/', max_bytes: lots}",
+                "lots",
+                "`max_bytes` of http.get must be a whole number from 1 to 16777216",
+            ),
+            (
+                "fs.grep",
+                "{root: '${ .bind.root }', pattern: a, limit: -1}",
+                "-1",
+                "`limit` of fs.grep must be a whole number from 1 to 2000",
+            ),
+            (
+                "fs.grep",
+                "{root: '${ .bind.root }', pattern: '(?=x)'}",
+                "'(?=x)'",
+                "`pattern` of fs.grep: not a linear-time regex (no look-around, no back-references)",
+            ),
+            (
+                "data.dedupe",
+                "{items: [], by: '${ if (.inputs.n | test(\"(?=a)\")) then \"a\" else \"b\" end }'}",
+                "'${ if",
+                "`test`: not a linear-time regex (no look-around, no back-references)",
+            ),
+        ] {
+            let errors = step(uses, with);
+            let told: Vec<_> = errors.iter().map(|error| (error.line, error.message.as_str())).collect();
+            assert!(matches!(told[..], [(13, said)] if said.contains(message)), "{errors:?}");
+            let before = format!("  - {{id: a, uses: {uses}, with: ");
+            assert_eq!(errors[0].column, before.len() + with.find(scalar).unwrap() + 1, "{errors:?}");
+        }
+        let errors = step(
+            "fs.grep",
+            "{root: '${ .bind.root }', pattern: '(?=x)', literal: true, limit: '${ .inputs.n }'}",
+        );
+        assert_eq!(errors, []);
+    }
+
+    #[test]
     fn what_could_be_better_is_said_with_its_place() {
         let findings = lint(&[file(PLAIN)]);
         assert_eq!(findings.errors, []);

@@ -1,5 +1,6 @@
 //! Patterns as values: the file, its checks, its expressions, its triggers. No I/O beyond reading a given file.
 
+mod arguments;
 pub mod argv;
 mod builtin;
 mod expression;

@@ -23,6 +23,9 @@ const PREFIXES_MAX: usize = 256;
 /// Depth of the syntax tree, where an object or text counts one for each member or part.
 const DEPTH_MAX: usize = 96;
 
+/// Functions whose first argument is a regex.
+const REGEX_FIRST: [&str; 5] = ["test", "capture", "scan", "sub", "gsub"];
+
 /// What an expression reads of the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reads {
@@ -178,6 +181,19 @@ fn literal<'s>(term: &Term<&'s str>) -> Option<&'s str> {
         },
         _ => None,
     }
+}
+
+/// The text that `term` is, its escapes read; `None` where it is made.
+fn text_of(term: &Term<&str>) -> Option<String> {
+    let Term::Str(None, parts) = term else { return None };
+    parts
+        .iter()
+        .map(|part| match part {
+            StrPart::Str(text) => Some((*text).to_owned()),
+            StrPart::Char(char) => Some(char.to_string()),
+            StrPart::Term(_) => None,
+        })
+        .collect()
 }
 
 impl<'s> Walk<'s> {
@@ -425,6 +441,12 @@ impl<'s> Walk<'s> {
                     format!("there is no function `{name}`{hint}")
                 }
             });
+        }
+        if REGEX_FIRST.contains(&name)
+            && let Some(source) = arguments.first().and_then(text_of)
+            && let Some(fault) = crate::pattern::arguments::regex_fault(&source)
+        {
+            return Err(format!("`{name}`: {fault}"));
         }
         match name {
             // Take their generators where they stand, and nothing else of their input.

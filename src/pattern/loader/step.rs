@@ -11,6 +11,7 @@ use super::{
 };
 use crate::pattern::{
     BindSource, Effect, Expression, Family, OnError, Permissions, STEPS, StepRow, StepSpec, Template,
+    arguments::fault as argument_fault,
 };
 
 /// Deepest nesting of `control.*` steps.
@@ -220,6 +221,16 @@ fn members(report: &mut Report<'_>, pointer: &str, row: &StepRow) {
                 format!("{} has no argument `{name:.40}`", row.uses),
                 hint,
             );
+        }
+    }
+    if !report.tested
+        && let Some(with) = report.get(&at).and_then(Value::as_object).cloned()
+    {
+        let literal = with.get("literal").is_some_and(|literal| *literal != Value::Bool(false));
+        for (name, value) in &with {
+            if let Some(fault) = argument_fault(row.uses, name, value, literal) {
+                report.at(&format!("{at}/{}", crate::pattern::yaml::pointer_part(name)), fault);
+            }
         }
     }
     for name in row.required {
