@@ -200,7 +200,7 @@ impl Connection {
         call.rounds += 1;
         if call.rounds > ROUNDS_MAX {
             let reason = format!("asked the client more than {ROUNDS_MAX} times and was stopped");
-            let outcome = call.failure(reason);
+            let outcome = call.failure("limit_exceeded", reason);
             return self.finish(&call, outcome);
         }
         if requests.is_empty() {
@@ -212,7 +212,7 @@ impl Connection {
             } else {
                 "too many requests wait for the client already: answer those first, then call again"
             };
-            let outcome = call.failure(reason.to_owned());
+            let outcome = call.failure("busy", reason.to_owned());
             return self.finish(&call, outcome);
         }
         let mut asks = Vec::with_capacity(requests.len());
@@ -248,7 +248,7 @@ impl Connection {
         }
         if let Err(reason) = fit::ask(revision, ask.method, &mut ask.params) {
             let reason = format!("the client cannot be asked this: {reason}");
-            return Err(match call.failure(reason) {
+            return Err(match call.failure("denied", reason) {
                 Outcome::Error(error) => Outcome::Error(RpcError {
                     code: rules::code(Situation::MissingCapability, Some(revision)),
                     ..error
@@ -279,7 +279,7 @@ impl Connection {
                 let reason = format!(
                     "would ask the client with {size_bytes} bytes, more than the {limit} that one message may have"
                 );
-                Err(call.failure(reason))
+                Err(call.failure("limit_exceeded", reason))
             }
             Err(violation) => {
                 self.bug(
@@ -367,7 +367,7 @@ impl Connection {
         if let Stage::Asking { open, .. } = &call.stage {
             self.withdraw(&call, open, reason);
         }
-        let outcome = call.failure(reason.to_owned());
+        let outcome = call.failure("program_failed", reason.to_owned());
         self.finish(&call, outcome);
     }
 

@@ -112,7 +112,7 @@ impl Connection {
 
     /// Ends a request that got no result because it was not let go on.
     pub(super) fn finish_stopped(&mut self, call: &InFlight, reason: &str) {
-        let outcome = call.failure(format!("{} {reason}", subject(call)));
+        let outcome = call.failure("deadline", format!("{} {reason}", subject(call)));
         self.finish(call, outcome);
     }
 
@@ -288,7 +288,7 @@ impl Connection {
                 let reason = format!(
                     "the result has {size_bytes} bytes, more than the {limit} that one message may have: ask for less, or in parts"
                 );
-                match failure(method, reason) {
+                match failure(method, "limit_exceeded", reason) {
                     Outcome::Error(error) => self.answer_error(Some(revision), id, slot, &error),
                     // So short a result fits, unless the limit is absurd: then this ends with the error.
                     Outcome::Result(result) => match self.seal_result(revision, method, id, result) {
@@ -477,12 +477,12 @@ fn lacks(required: &Value) -> String {
 }
 
 impl InFlight {
-    /// How it ends for a reason that the model can act on. A client that wants a task reads no result.
-    pub(super) fn failure(&self, reason: String) -> Outcome {
+    /// How it ends for a reason that the model can act on, with its code. A client that wants a task reads no result.
+    pub(super) fn failure(&self, code: &str, reason: String) -> Outcome {
         if self.wants_task() {
             return Outcome::Error(RpcError::new(ErrorCode::InternalError, reason));
         }
-        failure(self.method(), reason)
+        failure(self.method(), code, reason)
     }
 
     /// How it ends where its tool would not begin a task.
@@ -491,11 +491,12 @@ impl InFlight {
     }
 }
 
-/// A failure that the model can act on: for a tool a result that says so, else an error.
-fn failure(method: Method, reason: String) -> Outcome {
+/// A failure that the model can act on: for a tool a result that says so, as a tool's own failures do, else an error.
+fn failure(method: Method, code: &str, reason: String) -> Outcome {
     if method == Method::ToolsCall {
+        let text = json!({"error": code, "message": reason}).to_string();
         let mut result = Map::new();
-        result.insert("content".to_owned(), json!([{"type": "text", "text": reason}]));
+        result.insert("content".to_owned(), json!([{"type": "text", "text": text}]));
         result.insert("isError".to_owned(), json!(true));
         Outcome::Result(result)
     } else {
@@ -507,7 +508,7 @@ fn failure(method: Method, reason: String) -> Outcome {
 pub(super) fn missing_capability(call: &InFlight, required: Map<String, Value>) -> Outcome {
     let is_tool = matches!(call.method(), Method::ToolsCall | Method::TasksResult) && !call.wants_task();
     match call.revision().era() {
-        Era::Legacy if is_tool => failure(Method::ToolsCall, lacks(&Value::Object(required))),
+        Era::Legacy if is_tool => failure(Method::ToolsCall, "denied", lacks(&Value::Object(required))),
         Era::Legacy | Era::Modern => {
             Outcome::Error(rpc_error(call.revision(), CallError::MissingCapability(required)))
         }

@@ -233,6 +233,19 @@ fn a_form_is_shown_and_its_answer_is_data_in_the_legacy_era() {
         assert_eq!(answer["id"], id);
         let content = json!({"port": "443", "share": 0.5});
         assert_eq!(output(&answer)["choice"], json!({"action": "accept", "content": content}), "{revision}");
+        // What is no answer fails the call, as any failure is told.
+        peer.call("test.choice");
+        let asked = peer.receive();
+        peer.reply(&asked, &json!({"bogus": 1}));
+        let failed = peer.receive();
+        let text = failed["result"]["content"][0]["text"].as_str().unwrap();
+        let told: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            (&failed["result"]["isError"], &told["error"]),
+            (&json!(true), &json!("program_failed")),
+            "{failed}"
+        );
+        assert!(told["message"].is_string(), "{failed}");
         for action in ["decline", "cancel"] {
             peer.call("test.choice");
             let asked = peer.receive();
