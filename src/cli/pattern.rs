@@ -130,6 +130,18 @@ async fn show(name: &str, local: &Local, output: &mut Output) -> Result<Exit, Fa
 /// Where to look for the pattern `name`, which is not to be found.
 pub(super) fn hint_for(name: &str, local: &Local) -> String {
     let name = name.split('@').next().unwrap_or_default();
+    let read = local.folders.read();
+    let broken = read.files.iter().find(|file| {
+        matches!(file.origin, Origin::User(_))
+            && scaffold::is_named(&file.text, name)
+            && load(&file.file, &file.text, file.origin.clone()).is_err()
+    });
+    if let Some(broken) = broken {
+        return format!(
+            "your file {0} has this name and cannot be loaded; `tmws pattern lint {0}` says why",
+            broken.file
+        );
+    }
     if local.folders.read_project().files.iter().any(|file| scaffold::is_named(&file.text, name)) {
         return format!(
             "this repository has it, and it runs once `tmws pattern lint` finds no error and `tmws pattern trust {name}` \

@@ -185,7 +185,11 @@ impl Shelf {
                 receipt: None,
             }
         })?;
-        for fault in loaded.iter().flat_map(|loaded| loaded.faults.iter()) {
+        // What was said at an earlier load is not said again.
+        let said: &[String] = before.as_ref().map_or(&[], |stock| &stock.loaded.faults);
+        for fault in
+            loaded.iter().flat_map(|loaded| loaded.faults.iter()).filter(|fault| !said.contains(fault))
+        {
             tracing::warn!(fault, "a pattern was not loaded");
         }
         let changed = match (&before, &loaded) {

@@ -723,6 +723,27 @@ fn a_new_pattern_is_clean_tested_and_never_takes_anothers_place() {
 }
 
 #[test]
+fn a_name_whose_file_is_broken_is_told_with_the_file() {
+    let desk = Desk::new().with_pattern("home/.config/tmws/patterns", "test.say", "world!");
+    let file = desk.path("home/.config/tmws/patterns/test.say.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("kind: Pattern", "kind: Patern")).unwrap();
+    let told = desk.run(&["run", "test.say"]);
+    assert_eq!(told.code, 2, "{}", told.stderr);
+    assert!(told.stderr.contains("test.say.yaml has this name and cannot be loaded"), "{}", told.stderr);
+    assert!(told.stderr.contains("tmws pattern lint "), "{}", told.stderr);
+}
+
+#[test]
+fn a_new_pattern_of_a_built_ins_name_says_from_when_it_goes_before_it() {
+    let desk = Desk::new();
+    let told = desk.run(&["pattern", "new", "repo.digest", "--project"]);
+    assert!(told.stdout.contains("is not used once this file is trusted;"), "{}", told.stdout);
+    let told = Desk::new().run(&["pattern", "new", "repo.digest"]);
+    assert!(told.stdout.contains("is not used from now on;"), "{}", told.stdout);
+}
+
+#[test]
 fn doctor_tells_what_promoted_patterns_cost_and_which_are_missing() {
     let desk = Desk::new().with_user_pattern();
     let promoted = |names: &str| {

@@ -245,9 +245,10 @@ pub(super) fn run(
         schema.display()
     ))?;
     if shadows {
-        output.line(
-            "     the built-in pattern of this name is not used from now on; name@VERSION still finds it",
-        )?;
+        let when = if in_project { "once this file is trusted" } else { "from now on" };
+        output.line(&format!(
+            "     the built-in pattern of this name is not used {when}; name@VERSION still finds it"
+        ))?;
     }
     if in_project {
         output
