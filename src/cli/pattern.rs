@@ -25,6 +25,7 @@ use crate::{
         library::SourceFile,
         lint::{absent_files, lint, read_files},
         loader::{LoadError, hash, load},
+        router::Among,
         trust::question,
     },
 };
@@ -96,7 +97,9 @@ async fn explain(query: &str, mode: Mode, local: &Local, output: &mut Output) ->
     ready(local, "explain a question").await?;
     embedding::ready(EMBEDDING_WAIT).await;
     let allowed = local.allowed_to_a_model();
-    let explained = local.shelf.explain(query, mode, &|pattern| allowed.admits(pattern));
+    let among =
+        Among { admits: &|pattern| allowed.admits(pattern), has_path: &|_, path| allowed.has_path(path) };
+    let explained = local.shelf.explain(query, mode, among);
     let explanation = explained
         .ok_or_else(|| Failure::new(Exit::Failed, "explain a question", "the patterns are not loaded"))?;
     if output.is_json() {

@@ -1,6 +1,8 @@
 //! Who may run which pattern: by its effect, by the caller's rights, by what the project has to work on.
 
-use super::{Caller, EngineError, ErrorKind, Workspace, service};
+use std::path::Path;
+
+use super::{Caller, EngineError, ErrorKind, Workspace, service, steps};
 use crate::{
     pattern::{BindSource, Effect, Pattern},
     scope::{Rights, Scope},
@@ -33,6 +35,16 @@ impl Allowed {
     /// What the caller's project has to work on.
     pub(super) const fn workspace(&self) -> &Workspace {
         &self.workspace
+    }
+
+    /// Whether `path` is in the folder that the caller's project works on. Looks at the disk. Without a folder every path
+    /// is: what runs then says what is missing.
+    #[must_use]
+    pub fn has_path(&self, path: &str) -> bool {
+        match &self.workspace {
+            Workspace::Root(root) => steps::has_path(root, Path::new(path)),
+            Workspace::None { .. } => true,
+        }
     }
 
     /// Whether the caller may run `pattern`.

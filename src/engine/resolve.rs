@@ -17,7 +17,7 @@ use crate::{
     pattern::{
         Effect, Mode, Pattern,
         library::{Library, pins},
-        router::{Explanation, Route},
+        router::{Among, Explanation, Route},
     },
 };
 
@@ -41,15 +41,15 @@ pub trait Patterns: Send + Sync {
     /// All of them, ordered by name.
     fn all(&self) -> Vec<Arc<Pattern>>;
 
-    /// Finds the pattern that `query` means, as if those that `admits` refuses were not there.
-    fn route(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Routed;
+    /// Finds the pattern that `query` means, as if those and the paths that `among` refuses were not there.
+    fn route(&self, query: &str, mode: Mode, among: Among<'_>) -> Routed;
 
     /// All patterns ordered by how well they fit `query`, best first; those that do not fit at all are left out.
     fn ranked(&self, query: &str) -> Vec<Arc<Pattern>>;
 
     /// Why `query` runs what it runs; `None` where these patterns are not routed by a library.
-    fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Option<Explanation> {
-        let _ = (query, mode, admits);
+    fn explain(&self, query: &str, mode: Mode, among: Among<'_>) -> Option<Explanation> {
+        let _ = (query, mode, among);
         None
     }
 }
@@ -111,8 +111,8 @@ impl Patterns for LiveLibrary {
         self.current().all()
     }
 
-    fn route(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Routed {
-        match self.current().route_among(query, mode, admits) {
+    fn route(&self, query: &str, mode: Mode, among: Among<'_>) -> Routed {
+        match self.current().route_among(query, mode, among) {
             Route::Run { pattern, inputs, by } => Routed::Match { pattern, input: inputs, by },
             Route::Candidates(candidates) => Routed::Candidates(
                 candidates.into_iter().map(|candidate| (candidate.pattern, candidate.inputs)).collect(),
@@ -124,8 +124,8 @@ impl Patterns for LiveLibrary {
         self.current().ranked(query)
     }
 
-    fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Option<Explanation> {
-        Some(self.current().explain(query, mode, admits))
+    fn explain(&self, query: &str, mode: Mode, among: Among<'_>) -> Option<Explanation> {
+        Some(self.current().explain(query, mode, among))
     }
 }
 
@@ -198,7 +198,14 @@ impl Engine {
     }
 
     async fn routed(&self, query: &str, request: &ExecuteRequest, allowed: &Allowed) -> Resolved {
-        let route = || self.library.route(query, request.mode, &|pattern| allowed.admits(pattern));
+        let route = || {
+            let among = Among {
+                admits: &|pattern| allowed.admits(pattern),
+                // What is said explicitly takes the place of what the words say.
+                has_path: &|input, path| request.input.contains_key(input) || allowed.has_path(path),
+            };
+            self.library.route(query, request.mode, among)
+        };
         let mut routed = route();
         if matches!(routed, Routed::Candidates(_)) && embedding::loaded().is_none() {
             embedding::ready(EMBEDDING_WAIT).await;

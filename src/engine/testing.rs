@@ -29,7 +29,7 @@ use super::{
     tokens,
 };
 use crate::{
-    pattern::{Expression, Mode, Origin, Pattern, TestSpec},
+    pattern::{Expression, Mode, Origin, Pattern, TestSpec, router::Among},
     scope::Scope,
     store::{Memory, SharedStore, SqliteOptions, SqliteStore},
 };
@@ -431,7 +431,7 @@ impl Patterns for Only {
         vec![Arc::clone(&self.0)]
     }
 
-    fn route(&self, _: &str, _: Mode, _: &dyn Fn(&Pattern) -> bool) -> Routed {
+    fn route(&self, _: &str, _: Mode, _: Among<'_>) -> Routed {
         Routed::Candidates(vec![(Arc::clone(&self.0), Map::new())])
     }
 

@@ -8,7 +8,7 @@ use std::{
 use super::{
     BUILTINS, Mode, Origin, Pattern, Version,
     loader::{LoadError, Loaded, hash, load, load_built_in},
-    router::{CANDIDATES_MAX, Explanation, Route, Router, TriggerIndex},
+    router::{Among, CANDIDATES_MAX, Explanation, Route, Router, TriggerIndex},
     trust::Trust,
 };
 
@@ -201,14 +201,16 @@ impl Library {
     /// Finds the pattern that `query` means.
     #[must_use]
     pub fn route(&self, query: &str, mode: Mode) -> Route {
-        self.route_among(query, mode, &|_| true)
+        self.route_among(query, mode, Among::ALL)
     }
 
-    /// As [`Library::route`], as if the patterns that `admits` refuses were not there. Neither is one that is deprecated,
+    /// As [`Library::route`], as if the patterns and paths that `among` refuses were not there. Neither is one that is deprecated,
     /// where its replacement is: that is what is offered first where a trigger of the deprecated one matches.
     #[must_use]
-    pub fn route_among(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Route {
-        let route = self.router.route_among(query, mode, &|pattern| self.may_be_routed(pattern, admits));
+    pub fn route_among(&self, query: &str, mode: Mode, among: Among<'_>) -> Route {
+        let admits = among.admits;
+        let may_be_routed = |pattern: &Pattern| self.may_be_routed(pattern, admits);
+        let route = self.router.route_among(query, mode, Among { admits: &may_be_routed, ..among });
         let Route::Candidates(mut candidates) = route else { return route };
         for (matched, _) in self.router.matching(query).into_iter().rev() {
             let replaced = admits(&matched) && matched.deprecated.is_some();
@@ -231,10 +233,11 @@ impl Library {
         admits(pattern) && self.replacement(pattern).is_none_or(|replacement| !admits(&replacement))
     }
 
-    /// Why `query` runs what it runs among the patterns that `admits` lets in.
+    /// Why `query` runs what it runs among the patterns and paths that `among` lets in.
     #[must_use]
-    pub fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Explanation {
-        self.router.explain(query, mode, &|pattern| self.may_be_routed(pattern, admits))
+    pub fn explain(&self, query: &str, mode: Mode, among: Among<'_>) -> Explanation {
+        let may_be_routed = |pattern: &Pattern| self.may_be_routed(pattern, among.admits);
+        self.router.explain(query, mode, Among { admits: &may_be_routed, ..among })
     }
 
     /// All patterns ordered by how well they fit `query`, best first, deprecated ones last; those that do not fit at all are

@@ -34,6 +34,16 @@ const QUERY_BYTES_MAX: usize = 4 << 10;
 const BESIDE_MAX: usize = 8;
 /// Half of the patterns whose inputs' schemas are kept compiled.
 const FORMS_HALF: usize = 64;
+/// What is offered where a query fits fewer than [`CANDIDATES_MAX`] patterns: what helps with most questions first.
+const GENERAL: &[&str] = &[
+    "session.primer",
+    "memory.recall",
+    "repo.digest",
+    "code.find",
+    "code.outline",
+    "todo.sweep",
+    "diff.review",
+];
 
 /// What a query means.
 #[derive(Clone, Debug)]
@@ -62,6 +72,21 @@ pub struct RouteCandidate {
     pub missing: Vec<String>,
 }
 
+/// What there is for a query.
+#[derive(Clone, Copy)]
+pub struct Among<'a> {
+    /// Which patterns there are.
+    pub admits: &'a dyn Fn(&Pattern) -> bool,
+    /// Whether the second, which a query says for the input called like the first, is a path in the workspace. Asked last,
+    /// of what would run: "in main" may be a folder or a branch, and only the disk tells.
+    pub has_path: &'a dyn Fn(&str, &str) -> bool,
+}
+
+impl Among<'static> {
+    /// All patterns and all paths.
+    pub const ALL: Self = Self { admits: &|_| true, has_path: &|_, _| true };
+}
+
 /// Why a query runs nothing by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -75,6 +100,8 @@ pub enum Why {
     Missing(Vec<String>),
     /// The query says a value that does not fit.
     Unfit,
+    /// The query says a path that is not there.
+    Absent(String),
     /// The query says a time, a place or a word that no input takes.
     Ignored(String),
     /// The query says not to.
@@ -93,6 +120,8 @@ pub struct Router {
     triggers: TriggerIndex,
     forms: Recent<Forms, FORMS_HALF>,
     ranking: OnceLock<Ranking>,
+    /// All patterns, [`GENERAL`] ones first, then by name.
+    general: OnceLock<Vec<usize>>,
 }
 
 /// A run that was found, or why there is none.
@@ -109,7 +138,13 @@ impl Router {
     #[must_use]
     pub fn new(patterns: Vec<Arc<Pattern>>) -> Self {
         let triggers = TriggerIndex::new(&patterns);
-        Self { patterns, triggers, forms: Recent::default(), ranking: OnceLock::new() }
+        Self {
+            patterns,
+            triggers,
+            forms: Recent::default(),
+            ranking: OnceLock::new(),
+            general: OnceLock::new(),
+        }
     }
 
     /// Finds the pattern that `query` means.
@@ -117,20 +152,21 @@ impl Router {
     /// A pattern that writes or executes is never found; `fast` looks among infrastructure patterns only.
     #[must_use]
     pub fn route(&self, query: &str, mode: Mode) -> Route {
-        self.route_among(query, mode, &|_| true)
+        self.route_among(query, mode, Among::ALL)
     }
 
-    /// As [`Router::route`], as if the patterns that `admits` refuses were not there.
+    /// As [`Router::route`], as if the patterns and the paths that `among` refuses were not there.
     #[must_use]
-    pub fn route_among(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Route {
+    pub fn route_among(&self, query: &str, mode: Mode, among: Among<'_>) -> Route {
         let query = clip(query.trim());
-        let mut decision = self.decide(query, mode, admits);
+        let mut decision = self.decide(query, mode, among);
         if decision.why.is_none()
             && let Some((index, by, filled)) = decision.best.take()
         {
             return Route::Run { pattern: self.patterns[index].clone(), inputs: filled.inputs, by };
         }
-        let order = self.order(query, &decision, &|pattern| is_open(pattern, mode) && admits(pattern));
+        let order =
+            self.offers(query, &decision, &|pattern| is_open(pattern, mode) && (among.admits)(pattern));
         let candidates =
             order.into_iter().take(CANDIDATES_MAX).map(|ranked| self.candidate_at(ranked.index, query));
         Route::Candidates(candidates.collect())
@@ -158,13 +194,15 @@ impl Router {
     }
 
     /// The triggers that `query` matches, and whether one of them runs.
-    fn decide(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Decision {
+    fn decide(&self, query: &str, mode: Mode, among: Among<'_>) -> Decision {
         let all = self.triggers.find(query);
         let priority = |index: usize| self.patterns[index].triggers.priority;
         let matched: Vec<_> = all
             .iter()
             .copied()
-            .filter(|(index, _)| is_open(&self.patterns[*index], mode) && admits(&self.patterns[*index]))
+            .filter(|(index, _)| {
+                is_open(&self.patterns[*index], mode) && (among.admits)(&self.patterns[*index])
+            })
             .collect();
         let mut runnable: Vec<_> = matched
             .iter()
@@ -198,7 +236,8 @@ impl Router {
             Some(other) => Some(Why::Effectful(self.patterns[other].name.clone())),
             None => intent::objection(query, &filled)
                 .or_else(|| filled.obstacle(&self.patterns[index], &self.forms(index), query))
-                .or_else(beside),
+                .or_else(beside)
+                .or_else(|| filled.absent(&self.patterns[index], among.has_path).map(Why::Absent)),
         };
         Decision { matched, best: Some((index, by, filled)), why }
     }
@@ -217,6 +256,28 @@ impl Router {
                 .then(b.fused.total_cmp(&a.fused))
                 .then_with(|| self.patterns[a.index].name.cmp(&self.patterns[b.index].name))
         });
+        order
+    }
+
+    /// As [`Router::order`], with enough patterns that do not fit to make [`CANDIDATES_MAX`].
+    fn offers(&self, query: &str, decision: &Decision, open: &dyn Fn(&Pattern) -> bool) -> Vec<Ranked> {
+        let mut order = self.order(query, decision, open);
+        let lacking = CANDIDATES_MAX.saturating_sub(order.len());
+        if lacking > 0 {
+            let known: Vec<usize> = order.iter().map(|ranked| ranked.index).collect();
+            let general = self.general.get_or_init(|| {
+                let mut all: Vec<usize> = (0..self.patterns.len()).collect();
+                let place = |name: &str| GENERAL.iter().position(|general| *general == name);
+                all.sort_by_cached_key(|index| {
+                    let name = self.patterns[*index].name.as_str();
+                    (place(name).unwrap_or(GENERAL.len()), name.to_owned())
+                });
+                all
+            });
+            let others =
+                general.iter().filter(|index| !known.contains(index) && open(&self.patterns[**index]));
+            order.extend(others.take(lacking).map(|index| Ranked::unfit(*index)));
+        }
         order
     }
 

@@ -16,7 +16,7 @@ use crate::{
         Mode, Origin, Pattern,
         library::{Library, SourceFile},
         lint::{Unreadable, read_files},
-        router::{Explanation, Route},
+        router::{Among, Explanation, Route},
         trust::Trust,
     },
 };
@@ -227,8 +227,8 @@ impl Patterns for Shelved {
         self.0.all()
     }
 
-    fn route(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Routed {
-        match self.0.route_among(query, mode, admits) {
+    fn route(&self, query: &str, mode: Mode, among: Among<'_>) -> Routed {
+        match self.0.route_among(query, mode, among) {
             Route::Run { pattern, inputs, by } => Routed::Match { pattern, input: inputs, by },
             Route::Candidates(candidates) => Routed::Candidates(
                 candidates.into_iter().map(|candidate| (candidate.pattern, candidate.inputs)).collect(),
@@ -240,8 +240,8 @@ impl Patterns for Shelved {
         self.0.ranked(query)
     }
 
-    fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Option<Explanation> {
-        Some(self.0.explain(query, mode, admits))
+    fn explain(&self, query: &str, mode: Mode, among: Among<'_>) -> Option<Explanation> {
+        Some(self.0.explain(query, mode, among))
     }
 }
 

@@ -18,7 +18,10 @@ use tokio::sync::{Mutex, broadcast};
 
 use crate::{
     engine::{EngineError, ErrorKind, Patterns, Routed},
-    pattern::{Effect, Mode, Pattern, router::Explanation},
+    pattern::{
+        Effect, Mode, Pattern,
+        router::{Among, Explanation},
+    },
     protocol::ServerEvent,
     tool::{Audience, Change, Promoted},
 };
@@ -267,9 +270,9 @@ impl Patterns for Shelf {
         self.stock().map(|stock| stock.loaded.patterns.all()).unwrap_or_default()
     }
 
-    fn route(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Routed {
+    fn route(&self, query: &str, mode: Mode, among: Among<'_>) -> Routed {
         match self.stock() {
-            Some(stock) => stock.loaded.patterns.route(query, mode, admits),
+            Some(stock) => stock.loaded.patterns.route(query, mode, among),
             None => Routed::Candidates(Vec::new()),
         }
     }
@@ -278,7 +281,7 @@ impl Patterns for Shelf {
         self.stock().map(|stock| stock.loaded.patterns.ranked(query)).unwrap_or_default()
     }
 
-    fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Option<Explanation> {
-        self.stock()?.loaded.patterns.explain(query, mode, admits)
+    fn explain(&self, query: &str, mode: Mode, among: Among<'_>) -> Option<Explanation> {
+        self.stock()?.loaded.patterns.explain(query, mode, among)
     }
 }

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
-    sync::OnceLock,
+    sync::{LazyLock, OnceLock},
     time::Duration,
 };
 
@@ -13,7 +13,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tmws::{
     embedding,
-    pattern::{Effect, Mode, library::Library, router::Route},
+    pattern::{
+        Effect, Mode,
+        library::Library,
+        router::{Among, Route},
+    },
 };
 
 /// One question.
@@ -79,10 +83,26 @@ fn library() -> &'static Library {
     })
 }
 
+fn fixture(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/routing").join(name)).unwrap()
+}
+
+/// Whether the workspace that the questions are asked in (`fixtures/routing/workspace.txt`) has a file or folder.
+pub(crate) fn has_path(path: &str) -> bool {
+    static FILES: LazyLock<String> = LazyLock::new(|| fixture("workspace.txt"));
+    FILES.lines().any(|file| Path::new(file).starts_with(path))
+}
+
+/// What `query` comes to in that workspace.
+fn routed(query: &str, mode: Mode) -> Route {
+    // Files of logs are no part of a workspace: the pattern says itself where there is none.
+    let among = Among { has_path: &|_, path| has_path(path), ..Among::ALL };
+    library().route_among(query, mode, among)
+}
+
 fn labels() -> Vec<Label> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/routing/queries.jsonl");
-    let text = fs::read_to_string(path).unwrap();
-    text.lines()
+    fixture("queries.jsonl")
+        .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect()
 }
@@ -91,7 +111,7 @@ fn judged() -> &'static [Judged] {
     static JUDGED: OnceLock<Vec<Judged>> = OnceLock::new();
     JUDGED.get_or_init(|| {
         let judge = |label: Label| {
-            let (ran, offered) = match library().route(&label.query, Mode::Balanced) {
+            let (ran, offered) = match routed(&label.query, Mode::Balanced) {
                 Route::Run { pattern, inputs, .. } => (Some((pattern.name.clone(), inputs)), Vec::new()),
                 Route::Candidates(candidates) => {
                     (None, candidates.iter().map(|candidate| candidate.pattern.name.clone()).collect())
@@ -163,7 +183,21 @@ pub(crate) fn table() -> String {
         text.push_str(&Tally::of(judged.iter().copied()).row(class));
     }
     text.push_str(&Tally::of(judged().iter()).row("**all**"));
+    text.push_str(&Tally::of(not_examples()).row("**without the patterns' own examples**"));
     text
+}
+
+/// All but the questions that stand in a built-in pattern as examples, which its triggers were written for.
+fn not_examples() -> impl Iterator<Item = &'static Judged> {
+    let plain = |query: &str| query.trim_end_matches(['?', '!', '.']).to_lowercase();
+    let examples: BTreeSet<String> = library()
+        .all()
+        .iter()
+        .flat_map(|pattern| {
+            pattern.triggers.match_examples.iter().map(|query| plain(query)).collect::<Vec<_>>()
+        })
+        .collect();
+    judged().iter().filter(move |judged| !examples.contains(&plain(&judged.label.query)))
 }
 
 fn told(judged: &Judged) -> String {
@@ -228,6 +262,10 @@ fn what_runs_is_what_was_meant() {
     let wrong = judged().iter().filter(|judged| judged.ran.is_some() && !judged.ran_right());
     assert_share("run rightly", tally.ran_right, tally.ran, 0.98, wrong);
     assert!(tally.ran >= 80, "only {} run at all", tally.ran);
+    let others = Tally::of(not_examples());
+    assert!(others.ran < tally.ran && others.ran >= 80, "{} of {}", others.ran, tally.ran);
+    let wrong = not_examples().filter(|judged| judged.ran.is_some() && !judged.ran_right());
+    assert_share("run rightly, without examples", others.ran_right, others.ran, 0.98, wrong);
 }
 
 #[test]
@@ -235,6 +273,9 @@ fn what_was_meant_runs_or_is_among_the_candidates() {
     let tally = Tally::of(judged().iter());
     let wrong = judged().iter().filter(|judged| judged.is_for_a_query(library()) && !judged.is_reached());
     assert_share("run or offered", tally.reached, tally.meant, 0.95, wrong);
+    let others = Tally::of(not_examples());
+    let wrong = not_examples().filter(|judged| judged.is_for_a_query(library()) && !judged.is_reached());
+    assert_share("run or offered, without examples", others.reached, others.meant, 0.95, wrong);
 }
 
 #[test]
@@ -242,13 +283,16 @@ fn what_runs_gets_the_inputs_that_were_meant() {
     let tally = Tally::of(judged().iter());
     let wrong = judged().iter().filter(|judged| judged.inputs_are_right() == Some(false));
     assert_share("inputs right", tally.inputs_right, tally.ran, 0.95, wrong);
+    let others = Tally::of(not_examples());
+    let wrong = not_examples().filter(|judged| judged.inputs_are_right() == Some(false));
+    assert_share("inputs right, without examples", others.inputs_right, others.ran, 0.95, wrong);
 }
 
 #[test]
 fn nothing_that_writes_or_executes_is_ever_come_to() {
     for mode in [Mode::Fast, Mode::Balanced, Mode::Comprehensive] {
         for label in labels() {
-            match library().route(&label.query, mode) {
+            match routed(&label.query, mode) {
                 Route::Run { pattern, .. } => {
                     assert_eq!(pattern.effect, Effect::ReadOnly, "{}: {}", label.query, pattern.name);
                     assert!(!is_trap(&label), "{:?} is a trap, and ran {}", label.query, pattern.name);

@@ -262,7 +262,17 @@ async fn arguments_are_never_options_ranges_or_outside_paths() {
     }
     // Paths are taken literally: neither a magic word nor a glob nor an option.
     for path in [":(top)d.txt", "*.txt", "--all", "-p"] {
-        let log = folder.git_step("git.log", json!({"path": path})).await.unwrap();
+        for uses in ["git.log", "git.diff"] {
+            let (kind, message) = error(folder.git_step(uses, json!({"path": path})).await);
+            assert_eq!(kind, ErrorKind::NotFound, "{path}");
+            assert!(message.contains("neither in the work tree nor in the history"), "{message}");
+        }
+    }
+    // What is gone is known still, and what is there may have no commit.
+    fs::remove_file(folder.path.join("d.txt")).unwrap();
+    folder.write("new.txt", "new");
+    for path in ["d.txt", "new.txt"] {
+        let log = folder.git_step("git.log", json!({"path": path, "since": "1h"})).await.unwrap();
         assert_eq!(log["n"], 0, "{path}");
     }
     assert_eq!(error(folder.git_step("git.log", json!({"repo": "/"})).await).0, ErrorKind::Denied);

@@ -44,7 +44,7 @@ use crate::{
 
 pub(super) use control::{Foreach, first_case};
 pub(super) use data::clip as data_clip;
-pub(super) use fs::newest;
+pub(super) use fs::{has_path, newest};
 pub(super) use git::head::head as git_head;
 pub(super) use span::traced;
 

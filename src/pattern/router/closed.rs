@@ -274,6 +274,7 @@ const NARROWING: &[&str] = &[
     "nothing",
     "november",
     "october",
+    "often",
     "once",
     "other",
     "others",
@@ -347,6 +348,35 @@ const ASKING: &[&str] = &[
 /// Nouns for the answer: they say nothing of what is asked unless one asks for what is *in* one.
 const ANSWER: &[&str] = &["answer", "idea", "overview", "picture", "report", "summary", "table"];
 
+/// Of the verbs of asking, those that are nouns as well: "*your mind*" is a thing, "do you mind" is not.
+const NOUNS: &[&str] = &["help", "like", "look", "mind", "need", "want", "wonder"];
+
+/// Determiners that say whose.
+const POSSESSIVE: &[&str] = &["her", "his", "its", "my", "our", "their", "your"];
+
+/// What a verb may be done to: "what changed *me*".
+const OBJECTS: &[&str] = &[
+    "anybody",
+    "anyone",
+    "everybody",
+    "everyone",
+    "everything",
+    "her",
+    "him",
+    "it",
+    "me",
+    "somebody",
+    "someone",
+    "them",
+    "us",
+    "you",
+];
+
+/// Words that say of which there is most, and those behind which they only say how new or how weighty.
+const SUPERLATIVE: &[&str] = &["least", "less", "more", "most"];
+const SUPERLATIVE_OF_ALL: &[&str] =
+    &["current", "important", "interesting", "recent", "recently", "relevant"];
+
 /// What every question in a workspace is about.
 const WHOLE: &[&str] =
     &["code", "codebase", "git", "project", "repo", "repository", "source", "sources", "workspace"];
@@ -380,6 +410,27 @@ pub(super) fn is_closed(word: &str) -> bool {
 /// Whether a question loses nothing where nobody takes `word`, in lower case.
 pub(super) fn says_nothing(word: &str) -> bool {
     (is_closed(word) && !is_in(NARROWING, word)) || is_in(ASKING, word)
+}
+
+/// Whether `word` after `before` is a thing, although it may be a verb of asking.
+pub(super) fn is_owned(before: &str, word: &str) -> bool {
+    is_in(POSSESSIVE, before) && is_in(NOUNS, word)
+}
+
+/// Whether `word` after `before` is a month that may be a verb elsewhere: "in *May*".
+pub(super) fn is_month(before: &str, word: &str) -> bool {
+    ["march", "may"].contains(&word)
+        && ["after", "before", "during", "in", "last", "of", "since", "till", "until"].contains(&before)
+}
+
+/// Whether a verb may be done to `word`.
+pub(super) fn is_object(word: &str) -> bool {
+    is_in(OBJECTS, word)
+}
+
+/// Whether `word` asks for those of which there is most, by something that a pattern cannot be told.
+pub(super) fn ranks(word: &str, next: Option<&str>) -> bool {
+    is_in(SUPERLATIVE, word) && next.is_none_or(|next| !is_in(SUPERLATIVE_OF_ALL, next))
 }
 
 /// Whether `word` stands for the answer.
@@ -450,9 +501,23 @@ mod tests {
 
     #[test]
     fn lists_are_in_order_and_what_narrows_is_closed() {
-        for list in
-            [CLOSED, NARROWING, ASKING, ANSWER, WHOLE, DETERMINERS, RESTRICTING, POLITE, POINTING, KINDS]
-        {
+        for list in [
+            CLOSED,
+            NARROWING,
+            ASKING,
+            ANSWER,
+            WHOLE,
+            DETERMINERS,
+            RESTRICTING,
+            POLITE,
+            POINTING,
+            KINDS,
+            NOUNS,
+            POSSESSIVE,
+            OBJECTS,
+            SUPERLATIVE,
+            SUPERLATIVE_OF_ALL,
+        ] {
             assert!(list.is_sorted() && list.windows(2).all(|pair| pair[0] != pair[1]), "{list:?}");
         }
         assert!(NARROWING.iter().chain(DETERMINERS).chain(RESTRICTING).all(|word| is_closed(word)));

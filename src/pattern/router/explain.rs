@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{CANDIDATES_MAX, Matcher, Router, Why, clip, is_open, trigger::words};
+use super::{Among, CANDIDATES_MAX, Matcher, Router, Why, clip, is_open, trigger::words};
 use crate::pattern::{Auto, Effect, Mode, Pattern, PatternKind};
 
 /// All that decided about a query.
@@ -84,6 +84,7 @@ impl Why {
             Self::Effectful(_) => "effectful",
             Self::Missing(_) => "missing",
             Self::Unfit => "unfit",
+            Self::Absent(_) => "absent",
             Self::Ignored(_) => "ignored",
             Self::Negated(_) => "negated",
             Self::Mentioned(_) => "mentioned",
@@ -104,6 +105,7 @@ impl std::fmt::Display for Why {
                 write!(f, "the query does not say {}, which is required", inputs.join(", "))
             }
             Self::Unfit => write!(f, "a value that the query says does not fit the pattern's inputs"),
+            Self::Absent(path) => write!(f, "the query says \"{path}\", and the workspace has no such path"),
             Self::Ignored(part) => write!(f, "the query says \"{part}\", which no input takes"),
             Self::Negated(word) => write!(f, "the query says \"{word}\" before the trigger"),
             Self::Mentioned(part) => {
@@ -117,13 +119,13 @@ impl std::fmt::Display for Why {
 }
 
 impl Router {
-    /// Why `query` runs what it runs among the patterns that `admits` lets in.
+    /// Why `query` runs what it runs among the patterns and paths that `among` lets in.
     #[must_use]
-    pub fn explain(&self, query: &str, mode: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Explanation {
+    pub fn explain(&self, query: &str, mode: Mode, among: Among<'_>) -> Explanation {
         let query = clip(query.trim());
-        let decision = self.decide(query, mode, admits);
-        let open = |pattern: &Pattern| is_open(pattern, mode) && admits(pattern);
-        let candidates = self.order(query, &decision, &open).into_iter().map(|ranked| ExplainedCandidate {
+        let decision = self.decide(query, mode, among);
+        let open = |pattern: &Pattern| is_open(pattern, mode) && (among.admits)(pattern);
+        let candidates = self.offers(query, &decision, &open).into_iter().map(|ranked| ExplainedCandidate {
             pattern: self.patterns[ranked.index].clone(),
             matches: decision.matched.iter().any(|(index, _)| *index == ranked.index),
             lexical: ranked.lexical,
@@ -147,7 +149,7 @@ impl Router {
         };
         Explanation {
             query: query.to_owned(),
-            matches: self.matches(query, mode, admits),
+            matches: self.matches(query, mode, among.admits),
             verdict,
             candidates,
         }

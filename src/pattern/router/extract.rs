@@ -40,7 +40,8 @@ static BOUND: LazyLock<Regex> = LazyLock::new(|| {
         r"(?i)\b(?:(?:since|after|between|except|excluding|by|apart from|other than) (?<what>[\w./-]+)",
         r"|(?<until>until|till|before)",
         r"|(?<when>\d{4}-\d{2}(?:-\d{2})?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|this (?:morning|afternoon|evening)|last \d+ \w+)",
-        r"|(?:in|on|of|for) (?<which>(?:commit|branch|pr|pull request|release|version) [\w./-]+))",
+        r"|(?:tagged|labell?ed|with (?:the )?(?:tags?|labels?)|under (?:the )?(?:tags?|labels?))(?: (?:as|with|by))?[\s:]+(?<tag>[\w./-]+)",
+            r"|(?:in|on|of|for) (?<which>(?:commit|branch|pr|pull request|release|version) [\w./-]+))",
     ))
     .expect("a constant regex (tested)")
 });
@@ -234,10 +235,16 @@ impl Filled {
             let before = words(&query[..start]);
             before.last().is_some_and(|word| OF_REVISIONS.contains(&word.text.as_str()))
         };
+        let quotations = value::quoted(query);
         let path = PATH
             .find_iter(query)
             .filter(|found| is_path(found.as_str()) && !is_revision(found.start()))
             .map(|found| (found.start(), found.start() + found.as_str().trim_end_matches('.').len()))
+            // What is quoted is one path, whatever is in it.
+            .map(|(start, end)| {
+                let around = quotations.iter().find(|(inside, close)| *inside <= start && end <= *close);
+                around.copied().unwrap_or((start, end))
+            })
             // A folder is the same without its last slash.
             .map(|(start, end)| (start, start + query[start..end].trim_end_matches('/').len().max(1)));
         let places =
@@ -250,6 +257,8 @@ impl Filled {
     fn span(&self, query: &str) -> Option<(Value, (usize, usize))> {
         DURATION
             .find_iter(query)
+            // Neither "-3d" nor "2-3 days" is a span of three days.
+            .filter(|found| value::begins_a_word(query, found.start()))
             .filter(|found| !self.is_used(found.start(), found.end()))
             .find_map(|found| Some((json!(place::span(found.as_str())?), (found.start(), found.end()))))
     }
@@ -334,6 +343,16 @@ impl Filled {
         Some((&query[start..end], (start, end)))
     }
 
+    /// The first path that the query says for an input and that is not there.
+    pub(super) fn absent(&self, pattern: &Pattern, has_path: &dyn Fn(&str, &str) -> bool) -> Option<String> {
+        let properties = &pattern.inputs["properties"];
+        let mut paths = self.sources.iter().filter(|(name, ..)| properties[name]["format"] == "path");
+        paths.find_map(|(name, ..)| {
+            let path = self.inputs[name].as_str().filter(|path| !has_path(name, path))?;
+            Some(path.to_owned())
+        })
+    }
+
     /// Required inputs that are still empty.
     pub(super) fn missing(&self, pattern: &Pattern) -> Vec<String> {
         let properties = &pattern.inputs["properties"];
@@ -365,9 +384,9 @@ impl Filled {
     pub(super) fn ignored<'q>(&self, query: &'q str) -> Option<&'q str> {
         let paths = PATH.find_iter(query).filter(|found| is_path(found.as_str()));
         let places = place::places(query).into_iter().map(|place| place.span);
-        let bounds = BOUND
-            .captures_iter(query)
-            .filter_map(|found| ["what", "until", "when", "which"].iter().find_map(|name| found.name(name)));
+        let bounds = BOUND.captures_iter(query).filter_map(|found| {
+            ["what", "until", "when", "tag", "which"].iter().find_map(|name| found.name(name))
+        });
         // A word of the trigger is taken by it: `since we last spoke` may be a phrase.
         let of_trigger =
             |start: usize, end: usize| self.literal.iter().any(|(from, upto)| *from <= start && end <= *upto);

@@ -8,7 +8,7 @@ use regex::Regex;
 static PLACE: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
         r"(?i)\b(?:in|under|below|inside|within|beneath)\s+(?:(?P<the>the|my|our|this|that)\s+)?",
-        r"[`'\x22]?(?P<word>[\p{L}\d_.-]*[\p{L}\d_-])[`'\x22]?",
+        r"(?:[`'\x22](?P<quoted>[^`'\x22\n]*\s[^`'\x22\n]*)[`'\x22]|[`'\x22]?(?P<word>[\p{L}\d_.-]*[\p{L}\d_-])[`'\x22]?)",
         r"(?P<noun>\s+(?:folder|directory|dir|subfolder|subdirectory|module|crate|package)\b)?",
         r"(?P<rest>\s+(?:since|for|by|with|and|or|of|from|during|over|please|only)\b|\s*[?!.,;:]|\s*$)?",
     ))
@@ -120,6 +120,10 @@ pub(super) struct Place {
 /// The places that `query` names without a slash: "in src", "in the engine folder".
 pub(super) fn places(query: &str) -> Vec<Place> {
     let found = PLACE.captures_iter(query).filter_map(|found| {
+        // "in `my folder`"
+        if let Some(quoted) = found.name("quoted") {
+            return Some(Place { span: (quoted.start(), quoted.end()), is_certain: true });
+        }
         let word = found.name("word")?;
         let lower = word.as_str().to_lowercase();
         let has_noun = found.name("noun").is_some();
@@ -215,6 +219,7 @@ mod tests {
             ("what changed in Hungary?", Some(("Hungary", false))),
             ("what changed in the Makefile folder?", Some(("Makefile", true))),
             ("in which language", None),
+            ("what changed in `my folder`", Some(("my folder", true))),
             ("todos under benches and tests", Some(("benches", true))),
         ] {
             let found = places(query);

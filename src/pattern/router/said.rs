@@ -52,6 +52,20 @@ pub(super) fn beside<'q>(query: &'q str, filled: &Filled, vocabulary: &Vocabular
         if closed::points(&word.text) && is_after && is_alone && !counts {
             return Some(&query[word.start..word.end]);
         }
+        let next = words.get(at + 1).map(|next| next.text.as_str());
+        let before = at.checked_sub(1).map(|before| &words[before]);
+        // "What changed *your mind*", "what changed *us*?" ask of something else.
+        let is_object = closed::is_object(&word.text)
+            && is_alone
+            && before.is_some_and(|before| filled.is_literal(before.start, before.end));
+        if is_object
+            || before.is_some_and(|before| {
+                closed::is_owned(&before.text, &word.text) || closed::is_month(&before.text, &word.text)
+            })
+            || closed::ranks(&word.text, next)
+        {
+            return Some(&query[word.start..word.end]);
+        }
         if closed::restricts(&word.text) {
             narrows = true;
         } else if closed::is_closed(&word.text) && !closed::is_determiner(&word.text) {

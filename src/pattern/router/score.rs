@@ -61,6 +61,13 @@ pub(super) struct Ranked {
     pub(super) fused: f64,
 }
 
+impl Ranked {
+    /// A pattern that does not fit at all.
+    pub(super) const fn unfit(index: usize) -> Self {
+        Self { index, lexical: 0.0, embedding: None, fused: 0.0 }
+    }
+}
+
 fn terms(text: &str) -> impl Iterator<Item = String> {
     words(text)
         .into_iter()
@@ -110,7 +117,7 @@ impl Ranking {
     pub(super) fn ranked(&self, query: &str, matched: impl Iterator<Item = usize>) -> Vec<Ranked> {
         let (terms, text) = self.understood(query);
         let mut all: BTreeMap<usize, Ranked> = BTreeMap::new();
-        let none = |index| Ranked { index, lexical: 0.0, embedding: None, fused: 0.0 };
+        let none = Ranked::unfit;
         for index in matched {
             all.insert(index, none(index));
         }

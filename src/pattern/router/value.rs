@@ -17,18 +17,38 @@ const OPENING: &str = "([{<\"'`‘“„«#,;:=";
 
 /// A time at the end of a text, with the words that lead to it.
 static TIME_AT_END: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
-        r"(?i)[\s,]*\b(?:(?:(?:since|in|over|during|within|for|from|of|until|till|on|before|after) )?(?:the )?(?:",
-        r"(?:last |past |previous )?(?:today|tonight|yesterday|this (?:morning|afternoon|evening))",
-        r"|(?:last|past|previous|this) (?:\w+ )?(?:hours?|nights?|days?|weeks?|weekends?|months?|quarters?|years?|sprints?)",
-        r"|(?:last |this )?(?:mon|tues|wednes|thurs|fri|satur|sun)day",
-        r"|(?:last|past|previous) \d+ ?(?:h|d|w)",
-        r"|\d{4}-\d{2}(?:-\d{2})?)",
-        r"|(?:in|until|till|before|after) (?:january|february|march|april|may|june|july|august|september|october|november|december)",
-        r"|since (?:the )?[\w./-]+(?: \w+)?)\s*$",
-    ))
-    .expect("a constant regex (tested)")
+    let regex = format!(r"(?i)[\s,]*\b(?:{TIME}|since (?:the )?[\w./-]+(?: \w+)?)\s*$");
+    Regex::new(&regex).expect("a constant regex (tested)")
 });
+
+/// A time at the beginning of a text, with the word that leads from it to what the text is about.
+static TIME_AT_START: LazyLock<Regex> = LazyLock::new(|| {
+    let regex = format!(r"(?i)^(?:{TIME})\s*,?\s+(?:about|concerning|for|of|on|regarding|to)\s+");
+    Regex::new(&regex).expect("a constant regex (tested)")
+});
+
+const TIME: &str = concat!(
+    r"(?:(?:since|in|over|during|within|for|from|of|until|till|on|before|after) )?(?:the )?(?:",
+    r"(?:last |past |previous )?(?:today|tonight|yesterday|this (?:morning|afternoon|evening))",
+    r"|(?:last|past|previous|this) (?:\w+ )?(?:hours?|nights?|days?|weeks?|weekends?|months?|quarters?|years?|sprints?)",
+    r"|(?:last |this )?(?:mon|tues|wednes|thurs|fri|satur|sun)day",
+    r"|(?:last|past|previous) \d+ ?(?:h|d|w)",
+    r"|\d{4}-\d{2}(?:-\d{2})?)",
+    r"|(?:in|until|till|before|after) (?:(?:early|late|mid) )?",
+    r"(?:january|february|march|april|may|june|july|august|september|october|november|december|(?:19|20)\d\d)(?: \d{4})?",
+);
+
+/// What narrows a subject by a property of the notes about it: "ports *tagged ci*".
+static PROPERTY: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)[\s,]+(?:(?:and )?(?:that (?:is|are|was|were) )?(?:tagged|labell?ed)|(?:with|under) (?:the )?(?:tags?|labels?))(?: (?:as|with|by))?[\s:]+\S.*$")
+        .expect("a constant regex (tested)")
+});
+
+/// Whether what stands at `start` is not the end of something longer.
+pub(super) fn begins_a_word(query: &str, start: usize) -> bool {
+    let before = query[..start].chars().next_back();
+    before.is_none_or(|char| char.is_whitespace() || OPENING.contains(char))
+}
 
 /// What stands in quotation marks.
 pub(super) fn quoted(query: &str) -> Vec<Span> {
@@ -72,10 +92,7 @@ pub(super) fn of(query: &str, span: Span, property: &Value) -> Option<Span> {
         .unwrap_or_default()
         .chars()
         .all(|char| CLOSING.contains(char))
-        && query[..start]
-            .chars()
-            .next_back()
-            .is_none_or(|char| char.is_whitespace() || OPENING.contains(char));
+        && begins_a_word(query, start);
     if !is_whole {
         return None;
     }
@@ -154,10 +171,16 @@ pub(super) fn topic(query: &str, (mut start, mut end): Span) -> Span {
         }
         end = from + word.start;
     }
+    if let Some(property) = PROPERTY.find(&query[start..end]).filter(|found| found.start() > 0) {
+        end = start + property.start();
+    }
     if let Some(time) = TIME_AT_END.find(&query[start..end])
         && time.start() > 0
     {
         end = start + time.start();
+    }
+    if let Some(time) = TIME_AT_START.find(&query[start..end]) {
+        start += time.end();
     }
     (start, start + query[start..end].trim_end_matches([',', ';', ' ', '-', '–']).len())
 }
@@ -262,6 +285,13 @@ mod tests {
             ("the port, thank you", Some("the port")),
             ("ports last week", Some("ports")),
             ("ports since Monday", Some("ports")),
+            ("yesterday about ports", Some("ports")),
+            ("in March on naming", Some("naming")),
+            ("last week, regarding the port", Some("the port")),
+            ("ports tagged ci", Some("ports")),
+            ("the port with the tag ci", Some("the port")),
+            ("tagged unions", Some("tagged unions")),
+            ("Monday meetings", Some("Monday meetings")),
             ("the port in March", Some("the port")),
             ("the retention of 14d", Some("the retention of 14d")),
             ("the last release", Some("the last release")),

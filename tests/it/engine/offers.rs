@@ -3,7 +3,11 @@
 use serde_json::{Value, json};
 use tmws::{
     engine::{CANDIDATES_TOKENS, ExecuteRequest, MEMORIES_TOKENS, Outcome, Target, tokens},
-    pattern::Mode,
+    pattern::{
+        Mode,
+        library::Library,
+        router::{Among, Route},
+    },
     scope::{ProjectId, Rights, Scope},
     store::{NewMemory, Store as _, StoreError, Trust, Visibility},
 };
@@ -11,7 +15,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::support::{Act, Bench, NOW, around, request};
-use crate::routing_labels::questions;
+use crate::routing_labels::{has_path, questions};
 
 fn ask(query: &str) -> ExecuteRequest {
     ExecuteRequest { target: Target::Query(query.to_owned()), ..request("", json!({})) }
@@ -42,17 +46,32 @@ fn validator() -> jsonschema::Validator {
 }
 
 #[tokio::test]
-async fn candidates_of_every_labelled_question_stay_under_80_tokens() {
+async fn candidates_of_every_labelled_question_and_of_odd_ones_are_three_in_under_80_tokens() {
     let bench = Bench::of_built_ins().await;
     let validator = validator();
-    let library = tmws::pattern::library::Library::built_in();
+    let library = Library::built_in();
+    let among = Among { has_path: &|_, path| has_path(path), ..Among::ALL };
     let mut longest = (0, String::new());
-    for query in questions() {
+    let odd = [
+        "zeta 1",
+        "你好",
+        "?",
+        "",
+        " ",
+        "who wrote Faust?",
+        "hello",
+        "exchange rates of today",
+        "\u{0}",
+        "🦀🦀",
+    ];
+    let long = format!("{} ?", "supercalifragilistic ".repeat(300));
+    for query in questions().into_iter().chain(odd.map(str::to_owned)).chain([long]) {
         // What runs is not of interest here.
-        if matches!(library.route(&query, Mode::Balanced), tmws::pattern::router::Route::Run { .. }) {
+        if matches!(library.route_among(&query, Mode::Balanced, among), Route::Run { .. }) {
             continue;
         }
         let answer = offered(&bench, &query).await;
+        assert_eq!(answer["candidates"].as_array().unwrap().len(), 3, "{query:?}: {answer}");
         assert!(validator.is_valid(&answer), "{answer}");
         let text = answer.to_string();
         longest = longest.max((count(&text).await, text));
@@ -143,7 +162,7 @@ async fn modes_choose_types_for_questions() {
     for mode in [Mode::Balanced, Mode::Comprehensive] {
         assert_eq!(names(question, mode).await, ["ran memory.recall@1.0.0"]);
     }
-    let library = tmws::pattern::library::Library::built_in();
+    let library = Library::built_in();
     let fast = names(question, Mode::Fast).await;
     assert!(!fast.is_empty());
     for name in fast {
@@ -152,4 +171,28 @@ async fn modes_choose_types_for_questions() {
     }
     let by_name = ExecuteRequest { mode: Mode::Fast, ..request("memory.recall", json!({"query": "port"})) };
     assert!(bench.call(by_name).await.is_ok(), "an explicit pattern runs in every mode");
+}
+
+#[tokio::test]
+async fn a_path_that_a_question_says_runs_only_where_it_is_there() {
+    let bench = Bench::of_built_ins().await;
+    let root = bench.folder.path().join("work");
+    std::fs::create_dir(root.join("main")).unwrap();
+    std::fs::write(root.join("main/a.rs"), "// TODO: say so\n").unwrap();
+    std::fs::create_dir(root.join("my folder")).unwrap();
+    for question in
+        ["list todos in develop", "list todos in origin/main", "list todos in ../work", "list todos in CI"]
+    {
+        let answer = offered(&bench, question).await;
+        assert_eq!(answer["candidates"][0]["name"], "todo.sweep", "{question}: {answer}");
+    }
+    for (question, notes) in [("list todos in main", 1), ("list todos in `my folder`", 0)] {
+        let execution = bench.call(ask(question)).await.unwrap();
+        assert_eq!(super::support::value(&execution)["n"], notes, "{question}");
+    }
+    // What the caller says itself takes the place of what the words say.
+    let mut request = ask("list todos in develop");
+    request.input.insert("path".to_owned(), json!("main"));
+    let execution = bench.call(request).await.unwrap();
+    assert_eq!(super::support::value(&execution)["n"], 1);
 }

@@ -22,7 +22,7 @@ use tmws::{
         Caller, Clock, Engine, EngineError, EngineSettings, ExecuteRequest, Execution, LiveLibrary, Outcome,
         Patterns, Routed, Surroundings, Target, Unobserved, Workspace, Workspaces,
     },
-    pattern::{Mode, Origin, Pattern, library::Library, loader::load},
+    pattern::{Mode, Origin, Pattern, library::Library, loader::load, router::Among},
     scope::{ProjectId, Scope},
     store::{
         Forgotten, Hits, ImportReport, LazyStore, Mark, Memory, MemoryChange, MemoryFilter, MemoryQuery,
@@ -70,9 +70,9 @@ impl Patterns for Shelf {
         self.0.values().cloned().collect()
     }
 
-    fn route(&self, query: &str, _: Mode, admits: &dyn Fn(&Pattern) -> bool) -> Routed {
+    fn route(&self, query: &str, _: Mode, among: Among<'_>) -> Routed {
         let meant = |pattern: &Pattern| pattern.triggers.phrases.iter().any(|phrase| phrase == query);
-        match self.0.values().find(|pattern| admits(pattern) && meant(pattern)) {
+        match self.0.values().find(|pattern| (among.admits)(pattern) && meant(pattern)) {
             Some(pattern) => Routed::Match { pattern: Arc::clone(pattern), input: Map::new(), by: "phrase" },
             None => Routed::Candidates(self.all().into_iter().map(|pattern| (pattern, Map::new())).collect()),
         }

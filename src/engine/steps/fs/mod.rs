@@ -17,6 +17,8 @@ mod secret;
 mod symbol;
 mod walk;
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 pub(in crate::engine) use self::mtime::newest;
@@ -25,7 +27,7 @@ use self::{
     grep::Search,
     outline::Outline,
     read::{Looking, Reading},
-    root::Bounds,
+    root::{Bounds, Root},
 };
 pub(super) use self::{
     root::{relative, shown},
@@ -33,6 +35,12 @@ pub(super) use self::{
 };
 use super::{StepContext, StepError, StepOutput, arguments::Arguments};
 use crate::engine::ErrorKind;
+
+/// Whether something stands at `path` beneath `root`; what leads outside is not there.
+pub(in crate::engine) fn has_path(root: &Path, path: &Path) -> bool {
+    let found = || Root::open(root)?.locate(&relative(&path.to_string_lossy())?);
+    found().is_ok()
+}
 
 /// Runs the step called `uses` with its evaluated `with`.
 ///

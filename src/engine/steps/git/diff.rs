@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use serde_json::json;
 
 use super::{
-    PATCHES_BYTES_MAX, commits::Records, discover::Repository, history::DIFF_ARGUMENTS, path_arguments,
-    program, revision,
+    PATCHES_BYTES_MAX, commits::Records, discover::Repository, history::DIFF_ARGUMENTS, known,
+    path_arguments, program, revision,
 };
 use crate::engine::{
     ErrorKind,
@@ -79,6 +79,9 @@ impl Diff {
             ));
         }
         let answer = program::run(repository, &self.arguments, STDOUT_BYTES_MAX, context).await?;
+        if answer.stdout.is_empty() {
+            known::check(&self.arguments, repository, context).await?;
+        }
         let bytes_max = context.bytes_max.min(PATCHES_BYTES_MAX);
         fs::blocking(move || Ok(self.output(&answer, bytes_max))).await
     }

@@ -11,7 +11,7 @@ use super::{
     PATCHES_BYTES_MAX,
     commits::{Commit, FORMAT, FORMAT_SHORT, Records, clip, date, short},
     discover::Repository,
-    path_arguments, program, revision,
+    known, path_arguments, program, revision,
 };
 use crate::engine::{
     ErrorKind, relative,
@@ -83,6 +83,9 @@ impl Log {
             Err(error) if error.message == program::NO_COMMIT => program::Answer::default(),
             Err(error) => return Err(error),
         };
+        if answer.stdout.is_empty() {
+            known::check(&self.arguments, repository, context).await?;
+        }
         let shallow = repository.shallow;
         fs::blocking(move || Ok(self.output(&answer, shallow))).await
     }

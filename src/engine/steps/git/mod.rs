@@ -13,6 +13,7 @@ mod diff;
 pub(crate) mod discover;
 pub(in crate::engine) mod head;
 mod history;
+mod known;
 mod program;
 mod status;
 
