@@ -628,7 +628,8 @@ impl Engine {
             budget_tokens,
             &envelope,
             pattern.output.overflow_handle.then_some(&kept),
-            latest,
+            // Without the vocabulary, which a process reads once, an answer that fits might be refused.
+            Instant::from_std(around.deadline),
         )
         .await
         .map_err(|error| error.with_receipt(|of_error| *of_error = receipt.clone()))?;
