@@ -25,6 +25,7 @@ use std::{
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::postgres::connect;
 use self::sabotage::AtWork;
 pub use self::{
     instance::{ADMIN, AGENTS, Instance, Person, Setup, Where},

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::process::{Signal, geteuid};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
 
 use super::{
     Ledger,
@@ -168,7 +168,7 @@ impl Postgres {
                 if running.has_ended().is_some() {
                     break;
                 }
-                if let Ok(connection) = PgConnection::connect(&self.url).await {
+                if let Ok(connection) = connect(&self.url).await {
                     let _ = connection.close().await;
                     own.running = Some(running);
                     return Ok(());
@@ -278,15 +278,23 @@ pub(super) async fn drop_database(server: &str, name: &str) -> Result<(), sqlx::
     run(server, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await
 }
 
+/// Connects as whoever `url` names. What the run itself asks may take long, and nobody is told of its statements.
+///
+/// # Errors
+/// There is no such server, or it lets nobody in.
+pub(in crate::accept) async fn connect(url: &str) -> Result<PgConnection, sqlx::Error> {
+    url.parse::<PgConnectOptions>()?.disable_statement_logging().connect().await
+}
+
 async fn run(url: &str, sql: &str) -> Result<(), sqlx::Error> {
-    let mut connection = PgConnection::connect(url).await?;
+    let mut connection = connect(url).await?;
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?;
     connection.close().await
 }
 
 async fn value(url: &str, sql: &str) -> Result<Option<String>, Broken> {
     let asked = async {
-        let mut connection = PgConnection::connect(url).await?;
+        let mut connection = connect(url).await?;
         let found: Option<Option<String>> =
             sqlx::query_scalar(AssertSqlSafe(format!("SELECT ({sql})::text")))
                 .fetch_optional(&mut connection)

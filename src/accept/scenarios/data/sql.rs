@@ -9,7 +9,10 @@ use sqlx::{
     sqlite::SqliteConnectOptions,
 };
 
-use crate::{accept::scenario::Broken, hex::hex};
+use crate::{
+    accept::{scenario::Broken, stage},
+    hex::hex,
+};
 
 /// Letters of a statement that a report shows.
 const SHOWN_MAX: usize = 160;
@@ -28,7 +31,7 @@ pub(super) struct Session {
 impl Session {
     /// Connects as whoever `url` names.
     pub(super) async fn open(url: &str) -> Result<Self, Broken> {
-        let connection = PgConnection::connect(url).await.map_err(|error| broken("connecting", &error))?;
+        let connection = stage::connect(url).await.map_err(|error| broken("connecting", &error))?;
         Ok(Self { connection })
     }
 

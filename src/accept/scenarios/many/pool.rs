@@ -18,7 +18,7 @@ use crate::accept::{
     load::{Recorder, percentile, workers},
     metrics::Metrics,
     scenario::{Broken, Seen, Series},
-    stage::{Database, Stage},
+    stage::{self, Database, Stage},
 };
 
 const CONNECTIONS: usize = 10;
@@ -118,7 +118,7 @@ async fn call(client: &mut Client, (round, number): (usize, usize), recorder: &R
 /// A connection that keeps everybody else from the memories until it is closed.
 async fn lock(database: &Database) -> Result<PgConnection, Broken> {
     let locking = async {
-        let mut connection = PgConnection::connect(&database.url).await?;
+        let mut connection = stage::connect(&database.url).await?;
         sqlx::raw_sql(
             "SET application_name = 'tmws-accept'; BEGIN; LOCK TABLE tmws.memory IN ACCESS EXCLUSIVE MODE",
         )
@@ -139,7 +139,7 @@ struct Looking {
 impl Looking {
     async fn start(database: &Database) -> Result<Self, Broken> {
         let broken = |error: sqlx::Error| Broken::new("looking at pg_stat_activity", "an answer", error);
-        let mut connection = PgConnection::connect(&database.url).await.map_err(broken)?;
+        let mut connection = stage::connect(&database.url).await.map_err(broken)?;
         sqlx::raw_sql("SET application_name = 'tmws-accept'")
             .execute(&mut connection)
             .await
