@@ -63,6 +63,16 @@ pub(super) fn is_memory_id(text: &str) -> bool {
     })
 }
 
+/// Characters of the end of an id that stand for it in answers: thirty random bits, which one project's memories seldom
+/// share.
+const SHORT_CHARS: usize = 6;
+
+/// Whether `text` has the form of the end of an id, as answers show it in place of the whole.
+#[must_use]
+pub fn is_short_id(text: &str) -> bool {
+    text.len() == SHORT_CHARS && text.bytes().all(|byte| ALPHABET.contains(&byte))
+}
+
 /// A new handle: `prefix`, `_`, and 128 random bits in base64url.
 pub(super) fn mint_handle(prefix: char) -> Result<String, StoreError> {
     let mut random = [0; 16];

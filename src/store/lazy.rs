@@ -400,6 +400,15 @@ impl Store for LazyStore {
         read!(self, Read, store => store.get(scope, id, now))
     }
 
+    async fn ids_ending(
+        &self,
+        scope: &Scope,
+        ending: &str,
+        now: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        read!(self, Read, store => store.ids_ending(scope, ending, now))
+    }
+
     async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
         read!(self, Search, store => store.search(scope, query.clone(), now))
     }

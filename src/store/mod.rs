@@ -29,7 +29,7 @@ use serde_json::{Map, Value};
 
 pub use changes::{Change, Changes};
 pub use error::{Place, StoreError};
-pub use id::derived_id;
+pub use id::{derived_id, is_short_id};
 pub use lazy::LazyStore;
 pub use model::{
     EmbeddingProgress, Forgotten, Hit, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery,
@@ -76,6 +76,15 @@ pub trait Store: Send + Sync {
 
     /// One memory, or `None` where it is unknown, foreign or forgotten (the same answer for all three).
     async fn get(&self, scope: &Scope, id: &str, now: Timestamp) -> Result<Option<Memory>, StoreError>;
+
+    /// The ids of visible memories that end in `ending`, which answers show in place of the whole id ([`is_short_id`]): two
+    /// at most, for two are as good as more to say that it names no single one.
+    async fn ids_ending(
+        &self,
+        scope: &Scope,
+        ending: &str,
+        now: Timestamp,
+    ) -> Result<Vec<String>, StoreError>;
 
     /// Best first, by words, by meaning or by both ([`Retrieval`]). By words: memories with any of them, whole and in any
     /// English form; where there are none, those with words that begin so. By meaning: those whose vectors of the current

@@ -13,7 +13,7 @@ use crate::{
     engine::{EngineError, ErrorKind},
     pattern::{Effect, Pattern},
     protocol::{Call, CallError, Reply},
-    store::note_recalled,
+    store::{is_short_id, note_recalled},
 };
 
 /// When to come back, where nothing says it.
@@ -90,7 +90,17 @@ async fn contents(
     }
     let now = service.clock.now();
     if let Some(id) = key(MEMORY) {
-        let found = TmwsService::within(context.deadline, service.store.get(&context.scope, id, now)).await?;
+        let id = if is_short_id(id) {
+            let ids = service.store.ids_ending(&context.scope, id, now);
+            match &TmwsService::within(context.deadline, ids).await?[..] {
+                [one] => one.clone(),
+                _ => return Ok(None),
+            }
+        } else {
+            id.to_owned()
+        };
+        let found =
+            TmwsService::within(context.deadline, service.store.get(&context.scope, &id, now)).await?;
         note_recalled(&service.store, &context.scope, &found, now);
         return Ok(found.map(|memory| (reply::to_value(&memory).to_string(), "application/json")));
     }

@@ -133,6 +133,7 @@ macro_rules! untouched {
 untouched! {
     remember(scope: &Scope, new: NewMemory, now: Timestamp) -> Result<Remembered, StoreError>;
     get(scope: &Scope, id: &str, now: Timestamp) -> Result<Option<Memory>, StoreError>;
+    ids_ending(scope: &Scope, ending: &str, now: Timestamp) -> Result<Vec<String>, StoreError>;
     search(scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError>;
     list(scope: &Scope, filter: MemoryFilter, now: Timestamp) -> Result<Hits, StoreError>;
     update(scope: &Scope, id: &str, change: MemoryChange, now: Timestamp) -> Result<Option<Memory>, StoreError>;

@@ -242,6 +242,28 @@ pub(crate) async fn superseding_keeps_and_marks_the_old_one(store: &dyn Store) {
     assert!(message.contains(&new.id), "names the newer one: {message}");
 }
 
+pub(crate) async fn the_end_of_an_id_finds_it_where_it_is_seen(store: &dyn Store) {
+    let (a, b) = (scope("a", "ann"), scope("b", "ann"));
+    let memory = stored(store, &a, note("use tabs"), 1).await;
+    let ending = &memory.id[memory.id.len() - 6..];
+    assert_eq!(store.ids_ending(&a, ending, at(2)).await.unwrap(), [&*memory.id]);
+    assert!(store.ids_ending(&b, ending, at(2)).await.unwrap().is_empty(), "another project's");
+    for none in ["000000", &ending[1..], "%%%%%%", "______", "", &memory.id] {
+        assert!(store.ids_ending(&a, none, at(2)).await.unwrap().is_empty(), "{none}");
+    }
+    // One that ends alike, as made by another process.
+    let id = format!("m_7{}", &memory.id[3..]);
+    let twin = Memory { id, content: "use spaces".to_owned(), ..memory.clone() };
+    store.import(&a, vec![twin.clone()], at(3)).await.unwrap();
+    assert_eq!(store.ids_ending(&a, ending, at(4)).await.unwrap(), [&*memory.id, &*twin.id]);
+    // What is superseded is still there; what is forgotten is not.
+    stored(store, &a, NewMemory { supersedes: Some(memory.id.clone()), ..note("use two spaces") }, 5).await;
+    store.forget(&a, &[twin.id], at(6)).await.unwrap();
+    assert_eq!(store.ids_ending(&a, ending, at(7)).await.unwrap(), [&*memory.id]);
+    store.forget(&a, std::slice::from_ref(&memory.id), at(8)).await.unwrap();
+    assert!(store.ids_ending(&a, ending, at(9)).await.unwrap().is_empty());
+}
+
 pub(crate) async fn only_a_visible_memory_of_the_project_can_be_superseded(store: &dyn Store) {
     let (ann, bob) = (scope("a", "ann"), scope("a", "bob"));
     let replacing =
@@ -1160,6 +1182,7 @@ macro_rules! contract {
             a_duplicate_never_shortens_a_life
             a_memory_disappears_at_its_expiry
             superseding_keeps_and_marks_the_old_one
+            the_end_of_an_id_finds_it_where_it_is_seen
             only_a_visible_memory_of_the_project_can_be_superseded
             a_refused_write_leaves_nothing_of_itself
             a_duplicate_supersedes_too

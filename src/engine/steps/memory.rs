@@ -14,6 +14,9 @@
 //! | `memory.update` | the memory as it is now |
 //! | `memory.forget` | `{forgotten: [id], unknown: [id]}` |
 //!
+//! An id may be given by its last six characters, which is how built-in patterns show it; where two memories of the project
+//! end alike, the error names both.
+//!
 //! `k` is at most 100 (default 5 for a search, 20 for a list). `since`, `until` are spans back from now, dates or
 //! RFC 3339 times; `expires` is a span forward from now, a date or a time, and for `memory.update` also `never`.
 
@@ -24,7 +27,7 @@ use crate::{
     engine::{ErrorKind, MemoryTouched, relative},
     store::{
         Hits, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Order, StoreError, Trust,
-        Visibility, note_recalled,
+        Visibility, is_short_id, note_recalled,
     },
 };
 
@@ -87,10 +90,10 @@ async fn list(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError
 }
 
 async fn get(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError> {
-    let id = args.text("id")?;
-    let memory = ctx.store.get(&ctx.scope, id, ctx.now).await?;
+    let id = whole_id(ctx, args.text("id")?).await?;
+    let memory = ctx.store.get(&ctx.scope, &id, ctx.now).await?;
     note_recalled(&ctx.store, &ctx.scope, memory.iter(), ctx.now);
-    memory.map(|memory| shown(ctx, &memory)).ok_or_else(|| no_memory(id))
+    memory.map(|memory| shown(ctx, &memory)).ok_or_else(|| no_memory(&id))
 }
 
 async fn stats(ctx: &StepContext) -> Result<Value, StepError> {
@@ -125,7 +128,10 @@ async fn store(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepErro
             Some("external") => Trust::External,
             Some(_) => return Err(args.wrong("trust", "user, agent or external")),
         },
-        supersedes: args.text_or_none("supersedes")?.map(str::to_owned),
+        supersedes: match args.text_or_none("supersedes")? {
+            Some(id) => Some(whole_id(ctx, id).await?),
+            None => None,
+        },
         expires: args.future("expires", ctx.now)?,
     };
     // Who sees the replaced one is asked first: a write that happened is not to fail, nor to be told to others.
@@ -143,7 +149,7 @@ async fn store(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepErro
 }
 
 async fn update(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError> {
-    let id = args.text("id")?;
+    let id = whole_id(ctx, args.text("id")?).await?;
     let change = MemoryChange {
         tags: args.texts("tags")?,
         importance: args.fraction("importance")?,
@@ -153,19 +159,37 @@ async fn update(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepErr
             _ => args.future("expires", ctx.now)?.map(Some),
         },
     };
-    let memory = ctx.store.update(&ctx.scope, id, change, ctx.now).await?.ok_or_else(|| no_memory(id))?;
+    let memory = ctx.store.update(&ctx.scope, &id, change, ctx.now).await?.ok_or_else(|| no_memory(&id))?;
     tell(ctx, &[MemoryTouched::of(&memory)]);
     Ok(shown(ctx, &memory))
 }
 
 async fn forget(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepError> {
-    let ids = args.texts("ids")?.ok_or_else(|| args.wrong("ids", "a list of memory ids"))?;
+    let mut ids = args.texts("ids")?.ok_or_else(|| args.wrong("ids", "a list of memory ids"))?;
+    for id in &mut ids {
+        *id = whole_id(ctx, id).await?;
+    }
     // Afterwards nothing says any more who saw them.
     let mut gone = touched(ctx, &ids).await?;
     let forgotten = ctx.store.forget(&ctx.scope, &ids, ctx.now).await?;
     gone.retain(|memory| forgotten.forgotten.contains(&memory.id));
     tell(ctx, &gone);
     Ok(json!({"forgotten": forgotten.forgotten, "unknown": forgotten.unknown}))
+}
+
+/// The id that `given` stands for where it is the end of one, as answers show it; else itself, also where there is no such
+/// memory: who asks for it then says so.
+async fn whole_id(ctx: &StepContext, given: &str) -> Result<String, StepError> {
+    if !is_short_id(given) {
+        return Ok(given.to_owned());
+    }
+    let mut ids = ctx.store.ids_ending(&ctx.scope, given, ctx.now).await?;
+    if ids.len() > 1 {
+        let message =
+            format!("{given} is the end of more than one id: give it whole, as {} or {}", ids[0], ids[1]);
+        return Err(StepError::new(ErrorKind::InvalidInput, message));
+    }
+    Ok(ids.pop().unwrap_or_else(|| given.to_owned()))
 }
 
 /// Those of `ids` that are there, as told to whoever listens; none where nobody does.
@@ -354,6 +378,36 @@ mod tests {
             assert_eq!(kind, ErrorKind::NotFound);
             assert!(message.contains(id), "{message}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_id_stands_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let ctx = context(&folder).await;
+        let old = step(&ctx, "memory.store", json!({"content": "old"})).await.unwrap();
+        let old = old["id"].as_str().unwrap();
+        let end = &old[old.len() - 6..];
+        assert_eq!(step(&ctx, "memory.get", json!({"id": end})).await.unwrap()["id"], old);
+        let updated = step(&ctx, "memory.update", json!({"id": end, "kind": "fact"})).await.unwrap();
+        assert_eq!(updated["kind"], "fact");
+        let new = step(&ctx, "memory.store", json!({"content": "new", "supersedes": end})).await.unwrap();
+        assert_eq!(new["superseded"], old);
+        let forgotten = step(&ctx, "memory.forget", json!({"ids": [end, "ZZZZZZ"]})).await.unwrap();
+        assert_eq!(forgotten, json!({"forgotten": [old], "unknown": ["ZZZZZZ"]}));
+        let (kind, message) = step(&ctx, "memory.get", json!({"id": end})).await.unwrap_err();
+        assert_eq!(kind, ErrorKind::NotFound);
+        assert!(message.contains(end), "{message}");
+
+        // Two that end alike.
+        let new = new["id"].as_str().unwrap();
+        let twin = format!("m_7{}", &new[3..]);
+        let whole = ctx.store.get(&ctx.scope, new, ctx.now).await.unwrap().unwrap();
+        let like = Memory { id: twin.clone(), content: "like it".to_owned(), supersedes: None, ..whole };
+        ctx.store.import(&ctx.scope, vec![like], ctx.now).await.unwrap();
+        let (kind, message) =
+            step(&ctx, "memory.get", json!({"id": &new[new.len() - 6..]})).await.unwrap_err();
+        assert_eq!(kind, ErrorKind::InvalidInput);
+        assert!(message.contains(new) && message.contains(&twin), "{message}");
     }
 
     #[tokio::test]

@@ -167,6 +167,15 @@ impl Store for PostgresStore {
         query::get(&self.shared, scope, id, now).await
     }
 
+    async fn ids_ending(
+        &self,
+        scope: &Scope,
+        ending: &str,
+        now: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        query::ids_ending(&self.shared, scope, ending, now).await
+    }
+
     async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
         search::search(&self.shared, scope, query, now).await
     }

@@ -134,6 +134,28 @@ pub(super) async fn get(
         .map_err(|error| shared.database.told(error))
 }
 
+/// The ids that end in `ending`, of two memories at most. No index holds their ends: what the view sees is read through.
+pub(super) async fn ids_ending(
+    shared: &Shared,
+    scope: &Scope,
+    ending: &str,
+    now: Timestamp,
+) -> Result<Vec<String>, StoreError> {
+    if !id::is_short_id(ending) {
+        return Ok(Vec::new());
+    }
+    let view = View::of(scope);
+    let query = sqlx::query(concat!(
+        "SELECT DISTINCT m.id FROM tmws.memory m WHERE right(m.id, length($3)) = $3 AND ",
+        live!(),
+        " ORDER BY m.id LIMIT 2"
+    ));
+    let mut tx = shared.database.read(&view).await?;
+    let rows = bind_live(query, &view, now).bind(ending).fetch_all(&mut *tx).await;
+    rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
+        .map_err(|error| shared.database.told(error))
+}
+
 /// Counts of what the view sees.
 pub(super) async fn stats(shared: &Shared, scope: &Scope, now: Timestamp) -> Result<StoreStats, StoreError> {
     let view = View::of(scope);

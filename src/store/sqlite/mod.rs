@@ -226,6 +226,17 @@ impl Store for SqliteStore {
         query::get(&self.readers, &View::of(scope), id, now).await.map_err(|error| self.told(error))
     }
 
+    async fn ids_ending(
+        &self,
+        scope: &Scope,
+        ending: &str,
+        now: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        query::ids_ending(&self.readers, &View::of(scope), ending, now)
+            .await
+            .map_err(|error| self.told(error))
+    }
+
     async fn search(&self, scope: &Scope, query: MemoryQuery, now: Timestamp) -> Result<Hits, StoreError> {
         let query = MemoryQuery { filter: rules::normal_filter(query.filter), ..query };
         let searched = search::search(&self.vectors, &self.reembedding, &View::of(scope), query, now).await;

@@ -9,7 +9,7 @@ use super::{
     Readers,
     view::{Bound, View, columns, live, memory, tags_text, visible},
 };
-use crate::store::{Hit, Hits, Memory, MemoryFilter, Order, StoreStats, terms};
+use crate::store::{Hit, Hits, Memory, MemoryFilter, Order, StoreStats, id, terms};
 
 /// Most tags that statistics name.
 const TAGS_TOLD_MAX: usize = 20;
@@ -180,6 +180,25 @@ pub(super) async fn get(
     ));
     let row = view.bind(query, now).bind(id).fetch_optional(&mut *pool.get().await?).await?;
     row.map(|row| memory(&row, 0)).transpose()
+}
+
+/// The ids that end in `ending`, of two memories at most. No index holds their ends: what the view sees is read through.
+pub(super) async fn ids_ending(
+    pool: &Readers,
+    view: &View,
+    ending: &str,
+    now: Timestamp,
+) -> Result<Vec<String>, sqlx::Error> {
+    if !id::is_short_id(ending) {
+        return Ok(Vec::new());
+    }
+    let query = sqlx::query(concat!(
+        "SELECT DISTINCT m.id FROM memory m WHERE substr(m.id, -length(?8)) = ?8 AND ",
+        live!(),
+        " ORDER BY m.id LIMIT 2"
+    ));
+    let rows = view.bind(query, now).bind(ending).fetch_all(&mut *pool.get().await?).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Counts of what the view sees.

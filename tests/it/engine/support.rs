@@ -368,6 +368,15 @@ impl Store for Staged {
         self.inner()?.get(scope, id, now).await
     }
 
+    async fn ids_ending(
+        &self,
+        scope: &Scope,
+        ending: &str,
+        now: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        self.inner()?.ids_ending(scope, ending, now).await
+    }
+
     async fn list(&self, scope: &Scope, filter: MemoryFilter, now: Timestamp) -> Result<Hits, StoreError> {
         self.inner()?.list(scope, filter, now).await
     }
