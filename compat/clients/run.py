@@ -374,7 +374,7 @@ def check(command, tmws, over, client, mode, revision, work):
         if has_tasks:
             expect(second["kept"] == [[task["id"], "completed"]], f"tasks after a restart: {second['kept']}")
         hits = answer(second, 0)["hits"]
-        expect(any(hit["id"] == stored and marker in hit["text"] for hit in hits), f"recalled: {hits}")
+        expect(any(stored.endswith(hit["id"]) and marker in hit["text"] for hit in hits), f"recalled: {hits}")
         expect(answer(second, 1)["commits"] == 3, f"routed: {second['calls'][1]}")
         unknown = second["calls"][2]
         expect(unknown["isError"] and "unknown_pattern" in unknown["text"], f"unknown pattern: {unknown}")

@@ -473,7 +473,8 @@ mod tests {
     async fn ask(engine: &Engine) -> Execution {
         let request = ExecuteRequest {
             target: Target::Pattern(PATTERN.to_owned()),
-            input: Map::from_iter([("tag".to_owned(), "berth".into())]),
+            // More than an answer holds, so that there is a rest.
+            input: Map::from_iter([("tag".to_owned(), "berth".into()), ("k".to_owned(), 50.into())]),
             mode: Mode::Balanced,
             session: None,
             unless: None,

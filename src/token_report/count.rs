@@ -6,19 +6,12 @@ use regex::Regex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Arm, Class, Conversation, Definitions, HostKind, SESSIONS, Size, Task};
+use super::{
+    Arm, Class, Conversation, Definitions, HostKind, SESSIONS, Size, Task,
+    gate::{GATE_SESSION, Miss},
+};
 use crate::engine::tokens;
 
-/// The gate: median saving against A+, and against the shell where a task should beat it, in percent.
-const MEDIAN_MIN: f64 = 40.0;
-/// The gate: no small task costs more than so much over A+, nor over the shell where there is one, in percent.
-pub(super) const SMALL_EXCESS_MAX: f64 = 10.0;
-/// The goal: median saving against A+, in percent.
-const GOAL: f64 = 70.0;
-/// The four tools together, in tokens.
-const SURFACE_MAX: usize = 350;
-/// The session that the gate is about.
-pub(super) const GATE_SESSION: usize = 5;
 /// The share of its price at which a prefix is read again, where hosts cache.
 const CACHED: f64 = 0.1;
 /// Loading the vocabulary may take so long.
@@ -314,16 +307,6 @@ impl Report {
         losers
     }
 
-    /// The small task that costs most over `theirs` at the gate's session, and how much more in percent.
-    #[must_use]
-    pub fn worst_small(&self, theirs: Arm) -> Option<(&str, f64)> {
-        self.rows
-            .iter()
-            .filter(|row| row.size == Size::Small)
-            .filter_map(|row| Some((&*row.id, row.excess(theirs, GATE_SESSION)?)))
-            .max_by(|(_, one), (_, other)| one.total_cmp(other))
-    }
-
     /// All comparisons, in the order printed.
     #[must_use]
     pub fn aggregates(&self) -> Vec<Aggregate> {
@@ -341,69 +324,6 @@ impl Report {
             }
         }
         all
-    }
-
-    /// What the gate asks for and does not get; empty where it is passed.
-    #[must_use]
-    pub fn failures(&self) -> Vec<String> {
-        let mut failures = Vec::new();
-        for (theirs, only_s, what) in [
-            (Arm::ServersWithGrep, false, "against A+"),
-            (Arm::Shell, true, "against C on the tasks that should beat a shell"),
-        ] {
-            match self.aggregate(Arm::Tmws, theirs, GATE_SESSION, only_s) {
-                Some(found) if found.median >= MEDIAN_MIN => {}
-                Some(found) => failures.push(format!(
-                    "the median saving {what} is {:.0} %, wanted are {MEDIAN_MIN} %",
-                    found.median
-                )),
-                None => failures.push(format!("nothing can be compared {what}")),
-            }
-        }
-        for row in &self.rows {
-            for (arm, figures) in &row.figures {
-                // A shell that lacks a fact would take its task out of the comparison unseen.
-                if arm.is_ours() || *arm == Arm::Shell {
-                    failures.extend(
-                        figures
-                            .missing
-                            .iter()
-                            .map(|fact| format!("{}: arm {} lost the fact `{fact}`", row.id, arm.label())),
-                    );
-                }
-            }
-            if row.declared != row.size {
-                failures.push(format!(
-                    "{}: declared {}, in the shell it is {}",
-                    row.id,
-                    row.declared.name(),
-                    row.size.name()
-                ));
-            }
-            if row.size != Size::Small {
-                continue;
-            }
-            for (theirs, than) in [(Arm::ServersWithGrep, "with A+"), (Arm::Shell, "in the shell")] {
-                let excess = row.excess(theirs, GATE_SESSION).unwrap_or(0.0);
-                if excess > SMALL_EXCESS_MAX {
-                    failures.push(format!(
-                        "{}: a small task costs {excess:.0} % more than {than}, allowed are {SMALL_EXCESS_MAX} %",
-                        row.id
-                    ));
-                }
-            }
-        }
-        if self.surface > SURFACE_MAX {
-            failures.push(format!("the four tools take {} tokens, allowed are {SURFACE_MAX}", self.surface));
-        }
-        failures
-    }
-
-    /// Whether the goal beyond the gate is reached.
-    #[must_use]
-    pub fn reaches_goal(&self) -> bool {
-        self.aggregate(Arm::Tmws, Arm::ServersWithGrep, GATE_SESSION, false)
-            .is_some_and(|found| found.median >= GOAL)
     }
 
     /// For machines.
@@ -467,7 +387,8 @@ impl Report {
             .collect();
         let failures = self.failures();
         json!({
-            "scripted": true, "tokenizer": "o200k_base", "ok": failures.is_empty(), "failures": failures,
+            "scripted": true, "tokenizer": "o200k_base", "ok": failures.is_empty(),
+            "failures": failures.iter().map(Miss::to_json).collect::<Vec<_>>(),
             "goal": self.reaches_goal(), "surface": self.surface, "definitions": definitions,
             "aggregates": aggregates, "policies": policies, "losers": losers, "tasks": rows,
         })
@@ -536,6 +457,11 @@ fn figures(task: &Task, arm: Arm, said: &Conversation, (definitions, wire): (usi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token_report::MissKind;
+
+    fn texts(report: &Report) -> Vec<String> {
+        report.failures().into_iter().map(|miss| miss.text).collect()
+    }
 
     fn figures(definitions: usize, turns: &[(usize, usize)], missing: &[&str]) -> Figures {
         let results: Vec<usize> = turns.iter().map(|(_, result)| *result).collect();
@@ -584,7 +510,7 @@ mod tests {
         let lacking = row(Class::S, figures(0, &[(10, 90)], &["gold"]), full(), full());
         assert_eq!(lacking.saving(Arm::Tmws, Arm::Shell, 5), Some(0.0));
         let report = Report { rows: vec![lacking], surface: 300, definitions: BTreeMap::new() };
-        let failures = report.failures().join("\n");
+        let failures = texts(&report).join("\n");
         assert!(
             failures.contains("lost the fact `gold`") && failures.contains("the median saving"),
             "{failures}"
@@ -620,7 +546,7 @@ mod tests {
                 (Arm::Tmws, said(ours)),
             ]);
             let report = Report::of(&[(&task, arms)], &BTreeMap::new()).await.unwrap();
-            let failures = report.failures();
+            let failures = texts(&report);
             match expected {
                 None => assert_eq!(failures, Vec::<String>::new()),
                 Some(fact) => assert!(failures.iter().any(|failure| failure == fact), "{failures:?}"),
@@ -636,25 +562,30 @@ mod tests {
             surface: 300,
             definitions: BTreeMap::new(),
         };
-        assert_eq!(report(190, Class::S).failures(), Vec::<String>::new());
+        assert_eq!(texts(&report(190, Class::S)), Vec::<String>::new());
         assert!(report(190, Class::S).reaches_goal());
         assert!(!report(400, Class::S).reaches_goal());
-        let dear = report(1_090, Class::S).failures().join("\n");
-        assert!(dear.contains("costs 16 % more") && dear.contains("against A+ is -16 %"), "{dear}");
+        let dear = report(1_090, Class::S);
+        let said = texts(&dear).join("\n");
+        assert!(said.contains("costs 16 % more") && said.contains("against A+ is -16 %"), "{said}");
+        let kinds: Vec<MissKind> = dear.failures().iter().map(|miss| miss.kind).collect();
+        let each = [MissKind::Servers, MissKind::Shell, MissKind::Servers, MissKind::Shell];
+        assert_eq!(kinds, each, "medians, then the small task");
+        assert_eq!(dear.to_json()["failures"][1]["kind"], "shell");
         // A host without a shell is no way around the gate.
         let shell_less = Report {
             rows: vec![Row { host: HostKind::None, ..report(1_090, Class::M).rows.remove(0) }],
             ..report(1_090, Class::M)
         };
         assert_eq!(shell_less.worst_small(Arm::Shell), None);
-        let failures = shell_less.failures().join("\n");
+        let failures = texts(&shell_less).join("\n");
         assert!(
             failures.contains("costs 16 % more than with A+") && !failures.contains("in the shell"),
             "{failures}"
         );
         let wide = Report { surface: 351, ..report(190, Class::S) };
-        assert_eq!(wide.failures(), ["the four tools take 351 tokens, allowed are 350"]);
-        assert!(report(190, Class::N).failures()[0].contains("nothing can be compared against C"));
+        assert_eq!(texts(&wide), ["the four tools take 351 tokens, allowed are 350"]);
+        assert!(texts(&report(190, Class::N))[0].contains("nothing can be compared against C"));
     }
 
     #[tokio::test]

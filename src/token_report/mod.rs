@@ -7,6 +7,7 @@
 
 mod count;
 mod data;
+mod gate;
 mod live;
 mod print;
 
@@ -14,6 +15,7 @@ use std::{collections::BTreeMap, path::Path};
 
 pub use count::{Aggregate, Figures, Policy, Report, Row};
 pub use data::{Class, HostKind, Size, Task};
+pub use gate::{Miss, MissKind};
 pub use print::{markdown, summary, tasks, text};
 
 /// Sessions of so many tasks, over which definitions are spread.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     Arm, Figures, HostKind, Policy, Report, Row, SESSIONS,
-    count::{GATE_SESSION, SMALL_EXCESS_MAX},
+    gate::{GATE_SESSION, SMALL_EXCESS_MAX},
 };
 
 const HEAD: [&str; 9] = ["task", "size", "class", "A", "A+", "C", "B", "B against A+", "B against C"];
@@ -73,7 +73,7 @@ fn totals(report: &Report) -> Vec<Vec<String>> {
 const SUMMARY_HEAD: [&str; 6] = ["arms", "tasks", "n", "K", "median", "worst"];
 
 fn verdict(report: &Report) -> String {
-    let failures = report.failures();
+    let failures: Vec<String> = report.failures().into_iter().map(|miss| miss.text).collect();
     if failures.is_empty() {
         let goal = if report.reaches_goal() { "reached" } else { "not reached" };
         return format!("The gate is passed; the goal is {goal}.");

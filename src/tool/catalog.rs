@@ -45,7 +45,7 @@ impl ToolName {
     const fn description(self) -> &'static str {
         match self {
             Self::ExecutePattern => {
-                "Run a read-only pattern by name, or let a query choose one. Digests repository, code and memories in one call. Answers JSON with an etag."
+                "Run a read-only pattern by name, or let a query choose one: digests of repository, code, logs and memories."
             }
             Self::FindPatterns => "List patterns with their inputs, best match first.",
             Self::GetResult => "Read more of a shrunk result by its `more.handle`.",
@@ -62,7 +62,7 @@ impl ToolName {
                     "pattern": string(), "query": string(), "input": {"type": "object"},
                     "mode": {"type": "string", "enum": ["fast", "balanced", "comprehensive"]},
                     "session": string(),
-                    "unless": {"type": "string", "description": "etag already seen"},
+                    "unless": {"type": "string", "description": "etag of an answer: only say if it changed"},
                     "fresh": {"type": "boolean"},
                 }),
                 None,

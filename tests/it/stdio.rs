@@ -141,7 +141,13 @@ fn a_memory_survives_a_restart() {
         "execute_pattern",
         &json!({"pattern": "memory.recall", "input": {"query": "cat"}}),
     ));
-    assert_eq!(recalled["hits"][0]["id"], stored["id"], "{recalled}");
+    let (short, whole) = (recalled["hits"][0]["id"].as_str().unwrap(), stored["id"].as_str().unwrap());
+    assert!(whole.ends_with(short), "{recalled}");
+    // It stands for the whole, also where it leads to the memory itself.
+    let params = json!({"uri": format!("memory://{short}")});
+    host.send(&json!({"jsonrpc": "2.0", "id": 2, "method": "resources/read", "params": params}).to_string());
+    let read = host.receive();
+    assert!(read.to_string().contains(whole), "{read}");
     host.end();
 }
 

@@ -99,7 +99,7 @@ async fn log_gives_lines_ready_to_print_and_sums() {
         log["commits"][0],
         json!({
             "hash": hash, "short": hash[..8], "date": "2026-02-20T10:00:00Z", "author": "Ada", "subject": "second: a rename",
-            "line": format!("{} 02-20 +1/-0 second: a rename", &hash[..8]), "add": 1, "del": 0, "files": 2,
+            "line": format!("{} 02-20 +1 second: a rename", &hash[..8]), "add": 1, "del": 0, "files": 2,
         })
     );
     assert_eq!(log["authors"], json!([{"name": "Ada", "n": 2}]));

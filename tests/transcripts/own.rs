@@ -28,6 +28,7 @@ static VARYING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
         // Ids of memories, of projects, and what memories make of an etag.
         (r"\bm_[0-9A-Z]{26}\b", "m_[id]"),
+        (r#"(\\"id\\":\\")[0-9A-Z]{6}\\""#, r#"$1[end of id]\""#),
         (r"\bp_[0-9a-f]{32}\b", "p_[id]"),
         (r#"(\\"etag\\":\\")\w+"#, "$1[etag]"),
         // Of receipts: times, and sizes, which such an etag makes longer or shorter.

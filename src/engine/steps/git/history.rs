@@ -128,7 +128,7 @@ impl Log {
             "subject": commit.subject,
         });
         value["line"] = if self.stat {
-            format!("{short} {day} +{add}/-{del} {subject}").into()
+            format!("{short} {day} {} {subject}", lines(add, del)).into()
         } else {
             format!("{short} {day} {subject}").into()
         };
@@ -243,5 +243,13 @@ impl Show {
         }
         value["truncated"] = cut.into();
         Ok(StepOutput { value, bytes: answer.stdout.len() as u64 })
+    }
+}
+/// Lines added and deleted, the shorter where one of them is none: `+3/-1`, `+3`, `-1`, `+0`.
+fn lines(add: u64, del: u64) -> String {
+    match (add, del) {
+        (_, 0) => format!("+{add}"),
+        (0, _) => format!("-{del}"),
+        (_, _) => format!("+{add}/-{del}"),
     }
 }
