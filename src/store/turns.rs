@@ -9,12 +9,7 @@ use std::{
 use tokio::time::timeout;
 
 use super::view::View;
-use crate::{
-    processors,
-    turnstile::{Entry, Permit, Turnstile},
-};
-
-const AT_ONCE_A_PROCESSOR: usize = 2;
+use crate::turnstile::{Entry, Permit, Turnstile};
 
 /// Whose turn it is to search: one of each principal who waits, then the next of each. Who asks for many at once waits
 /// for its own, not the others for them.
@@ -25,9 +20,9 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// As many as the processors of this machine can do, `most` at most.
-    pub(super) fn new(most: usize) -> Self {
-        let turnstile = Turnstile::new((processors::count() * AT_ONCE_A_PROCESSOR).min(most));
+    /// So many at once as `places`.
+    pub(super) fn new(places: usize) -> Self {
+        let turnstile = Turnstile::new(places);
         Self { turnstile, lanes: RandomState::new() }
     }
 

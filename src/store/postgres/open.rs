@@ -15,7 +15,10 @@ use super::{
     transaction::Database,
     vectors,
 };
-use crate::store::{Place, StoreError, id, turns::Turns, waits::Waits};
+use crate::{
+    processors,
+    store::{Place, StoreError, id, turns::Turns, waits::Waits},
+};
 
 /// Longest wait for a connection, new or from the pool.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -143,8 +146,8 @@ pub(super) async fn open(options: PostgresOptions) -> Result<Shared, StoreError>
             })
         })
         .connect_lazy_with(walled);
-    // A server elsewhere has processors of its own.
-    let turns = is_near(&owner).then(|| Turns::new(usize::MAX));
+    // A server elsewhere has processors of its own. Of one here, as many wait for it as it works for.
+    let turns = is_near(&owner).then(|| Turns::new(processors::count() * 2));
     let database = Arc::new(Database { pool, waits: Waits::default(), place });
     let listening = Listening::new(owner.clone());
     Ok(Shared {

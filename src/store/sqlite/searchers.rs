@@ -23,7 +23,7 @@ use super::{
 use crate::store::StoreError;
 
 /// KiB of pages that a connection keeps at most, as they are read: a search in a large store looks at a thousand rows.
-const CACHE_KIB: u32 = 16 << 10;
+const CACHE_KIB: u32 = 32 << 10;
 /// Statements that a connection keeps prepared: all that a search may need.
 const STATEMENTS_MAX: usize = 32;
 

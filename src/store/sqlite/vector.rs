@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     embedding::Identity,
+    processors,
     store::{
         EmbeddingProgress, StoreError,
         reembed::{LATEST, Unembedded, VectorTable},
@@ -252,8 +253,9 @@ impl Table {
             writer,
             index: Index::new(INDEX_BYTES_MAX),
             loading: Mutex::default(),
-            // The hand-over of one to a thread that may block goes on beside the work of another.
-            turns: Turns::new(READERS_MAX as usize),
+            // The hand-over of one to a thread that may block goes on beside the work of the others. With more of them
+            // each finds less of the file in the pages that its connection keeps.
+            turns: Turns::new((processors::count() + 1).min(READERS_MAX as usize)),
         }
     }
 
