@@ -410,12 +410,13 @@ async fn a_pool_that_is_used_up_is_told_and_recovers() {
     let store = PostgresStore::open(options).await.unwrap();
     let mut other = database.connect().await;
     run(&mut other, "BEGIN; LOCK TABLE tmws.result").await;
-    let writing: Vec<_> = (0..2)
-        .map(|_| {
+    // Results of one project would be written together.
+    let writing: Vec<_> = ["a", "b"]
+        .map(|project| {
             let store = Arc::clone(&store);
-            tokio::spawn(async move { store.put_result(&ann(), result(1), at(0)).await })
+            tokio::spawn(async move { store.put_result(&scope(project, "ann"), result(1), at(0)).await })
         })
-        .collect();
+        .into();
     until(&database, "active", "%", 2).await;
     let (before, begun) = (store.load(), Instant::now());
     let error = store.check().await.unwrap_err();
@@ -430,6 +431,39 @@ async fn a_pool_that_is_used_up_is_told_and_recovers() {
         one.await.unwrap().unwrap();
     }
     store.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn results_that_wait_for_each_other_are_kept_by_one_transaction() {
+    let database = Database::new("").await;
+    let mut options = PostgresOptions::new(database.url());
+    options.limits.busy_timeout = Duration::from_mins(1);
+    let store = PostgresStore::open(options).await.unwrap();
+    let mut other = database.connect().await;
+    run(&mut other, "BEGIN; LOCK TABLE tmws.result").await;
+    let keep = |n: usize, agent: &str| {
+        let (store, scope) = (Arc::clone(&store), scope("a", agent));
+        tokio::spawn(async move { (n, store.put_result(&scope, result(n), at(1)).await) })
+    };
+    let first = keep(0, "ann");
+    until(&database, "active", "%", 1).await;
+    let others: Vec<_> = (1..12).map(|n| keep(n, if n % 2 == 0 { "ann" } else { "bob" })).collect();
+    tokio::task::yield_now().await;
+    other.close().await.unwrap();
+    let mut handles = Vec::new();
+    for one in std::iter::once(first).chain(others) {
+        let (n, handle) = one.await.unwrap();
+        handles.push((n, handle.unwrap()));
+    }
+    for (n, handle) in handles {
+        let [owner, stranger] = if n % 2 == 0 { ["ann", "bob"] } else { ["bob", "ann"] };
+        let kept = store.get_result(&scope("a", owner), &handle, at(20)).await.unwrap();
+        assert_eq!(kept.value, json!(n));
+        let foreign = store.get_result(&scope("a", stranger), &handle, at(20)).await;
+        assert!(matches!(foreign, Err(StoreError::UnknownHandle)), "{foreign:?}");
+    }
+    let transactions = database.value("SELECT count(DISTINCT xmin::text) FROM tmws.result").await;
+    assert_eq!(transactions, 2, "of the first, and of all others");
 }
 
 #[tokio::test]

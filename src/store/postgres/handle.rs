@@ -1,7 +1,7 @@
 //! Sessions and results behind handles. Only a handle's hash is stored, and every statement asks for the project and
 //! the principal that it is bound to: unknown, expired and foreign are one case.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Row as _};
 
 use super::{
     fault::Fault,
-    transaction::{Database, Write},
+    transaction::{Database, KEPT_PLANS, Write},
 };
 use crate::{
     limits::StoreLimits,
@@ -262,33 +262,59 @@ async fn holds(
     found.map_err(|error| database.told(error))
 }
 
-/// Keeps a result.
-pub(super) struct PutResult {
+/// A result that is to be kept.
+pub(super) struct NewResult {
     pub(super) bound: Bound,
     pub(super) pattern: String,
     pub(super) value: String,
-    pub(super) limits: StoreLimits,
     pub(super) now: Timestamp,
 }
 
+/// Keeps results of one realm.
+pub(super) struct PutResults {
+    pub(super) results: Vec<NewResult>,
+    pub(super) limits: StoreLimits,
+}
+
+impl PutResults {
+    /// Keeps them.
+    pub(super) async fn put(self, database: &Arc<Database>) -> Result<(), StoreError> {
+        let Some(NewResult { bound, .. }) = self.results.first() else { return Ok(()) };
+        database.write(&bound.view.clone(), self).await
+    }
+}
+
 #[async_trait]
-impl Write for PutResult {
+impl Write for PutResults {
     type Output = ();
 
+    fn plan(&self) -> &'static str {
+        KEPT_PLANS
+    }
+
     async fn apply(&self, tx: &mut PgConnection) -> Result<(), Fault> {
-        let (now, view) = (self.now.as_microsecond(), &self.bound.view);
+        let Some(NewResult { bound: Bound { view, .. }, .. }) = self.results.first() else { return Ok(()) };
+        let each = |of: fn(&NewResult) -> &String| self.results.iter().map(of).collect::<Vec<_>>();
+        let times = || self.results.iter().map(|result| result.now.as_microsecond());
+        let ttl = microseconds(self.limits.handle_ttl);
         take_turn(tx, &view.realm).await?;
-        sqlx::query("SELECT tmws.purge_result($1, $2)").bind(now).bind(CLEARED_MAX).execute(&mut *tx).await?;
+        sqlx::query("SELECT tmws.purge_result($1, $2)")
+            .bind(times().max())
+            .bind(CLEARED_MAX)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query(
             "INSERT INTO tmws.result (handle_hash, realm, principal, expires, pattern, value) \
-             VALUES ($1, $2, $3, $4, $5, $6)",
+             SELECT handle_hash, $2, principal, expires, pattern, value \
+             FROM unnest($1::bytea[], $3::text[], $4::int8[], $5::text[], $6::text[]) \
+             WITH ORDINALITY g (handle_hash, principal, expires, pattern, value, nth) ORDER BY nth",
         )
-        .bind(&self.bound.hash)
+        .bind(self.results.iter().map(|result| &result.bound.hash).collect::<Vec<_>>())
         .bind(&view.realm)
-        .bind(&view.principal)
-        .bind(now.saturating_add(microseconds(self.limits.handle_ttl)))
-        .bind(&self.pattern)
-        .bind(&self.value)
+        .bind(each(|result| &result.bound.view.principal))
+        .bind(times().map(|now| now.saturating_add(ttl)).collect::<Vec<_>>())
+        .bind(each(|result| &result.pattern))
+        .bind(each(|result| &result.value))
         .execute(&mut *tx)
         .await?;
         sqlx::query(

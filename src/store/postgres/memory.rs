@@ -6,7 +6,10 @@
 //! within the lock, so that an export, which takes the same locks to read, never sees a number while a smaller one is
 //! still being committed ([`super::query::export`]). Other audiences, other projects that is, go on beside.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -18,7 +21,7 @@ use super::{
     fault::Fault,
     query,
     row::{self, Numbers, bind_live, columns, live, memory, stored_name},
-    transaction::Write,
+    transaction::{KEPT_PLANS, Write},
     vectors,
 };
 use crate::{
@@ -100,8 +103,17 @@ pub(super) async fn recalled(
         return Ok(());
     }
     let view = View::of(scope);
-    let write = Recalled { view: view.clone(), ids: ids.to_vec(), now };
-    shared.database.write(&view, write).await
+    let (lane, database) = (view.readers().join(","), Arc::clone(&shared.database));
+    let write = move |recalled: Vec<(Vec<String>, Timestamp)>| {
+        let (view, database) = (view.clone(), Arc::clone(&database));
+        async move {
+            let now = recalled.iter().map(|(_, now)| *now).max().unwrap_or_default();
+            let ids: BTreeSet<String> = recalled.into_iter().flat_map(|(ids, _)| ids).collect();
+            let ids = ids.into_iter().filter(|id| id::is_memory_id(id)).collect();
+            database.write(&view, Recalled { view: view.clone(), ids, now }).await
+        }
+    };
+    shared.recalled.put(lane, (ids.to_vec(), now), write).await
 }
 
 pub(super) async fn import(
@@ -469,15 +481,19 @@ async fn take(
 
 /// Notes when memories were recalled. No write in the sense of a generation, so it takes no locks of audiences: rows
 /// that somebody else has in hand are passed over.
-pub(super) struct Recalled {
-    pub(super) view: View,
-    pub(super) ids: Vec<String>,
-    pub(super) now: Timestamp,
+struct Recalled {
+    view: View,
+    ids: Vec<String>,
+    now: Timestamp,
 }
 
 #[async_trait]
 impl Write for Recalled {
     type Output = ();
+
+    fn plan(&self) -> &'static str {
+        KEPT_PLANS
+    }
 
     async fn apply(&self, tx: &mut PgConnection) -> Result<(), Fault> {
         let query = sqlx::query(concat!(
@@ -486,9 +502,8 @@ impl Write for Recalled {
             live!(),
             " ORDER BY m.seq FOR UPDATE SKIP LOCKED)"
         ));
-        let ids: Vec<&String> = self.ids.iter().filter(|id| id::is_memory_id(id)).collect();
         bind_live(query, &self.view, self.now)
-            .bind(ids)
+            .bind(&self.ids)
             .bind(RECALLED_GRAIN_MICROSECONDS)
             .execute(tx)
             .await?;

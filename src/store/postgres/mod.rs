@@ -4,6 +4,7 @@
 //! the transaction names ([`transaction`]).
 
 mod fault;
+mod gather;
 mod handle;
 mod lexeme;
 mod listen;
@@ -28,6 +29,7 @@ use serde_json::{Map, Value};
 use sqlx::postgres::PgConnectOptions;
 
 use self::{
+    gather::Gathering,
     handle::Bound,
     listen::Listening,
     task::Owner,
@@ -110,6 +112,10 @@ struct Shared {
     turns: Option<Turns>,
     listening: Arc<Listening>,
     marks: mark::Marks,
+    /// Results, by their realm.
+    results: Arc<Gathering<handle::NewResult>>,
+    /// Memories that were recalled and when, by exactly who reads them.
+    recalled: Arc<Gathering<(Vec<String>, Timestamp)>>,
 }
 
 /// A [`Store`] in a PostgreSQL database.
@@ -243,7 +249,7 @@ impl Store for PostgresStore {
         until: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
         let view = View::of(scope);
-        let mut tx = self.database().read(&view).await?;
+        let mut tx = self.database().read_planned(&view, transaction::KEPT_PLANS).await?;
         let first: Result<Option<i64>, _> = sqlx::query_scalar(
             "SELECT m.expires FROM tmws.memory m WHERE m.expires > $4 AND m.expires <= $5 \
              AND m.audience IN ($1, $2, $3) ORDER BY m.expires LIMIT 1",
@@ -335,10 +341,14 @@ impl Store for PostgresStore {
         let limits = self.limits();
         let value = rules::result_text(&result.value, &limits)?;
         let handle = id::mint_handle('r')?;
-        let view = View::of(scope);
-        let bound = Bound { view: view.clone(), hash: id::handle_hash(&handle) };
-        let write = handle::PutResult { bound, pattern: result.pattern, value, limits, now };
-        self.database().write(&view, write).await?;
+        let bound = Bound { view: View::of(scope), hash: id::handle_hash(&handle) };
+        let (realm, database) = (bound.view.realm.clone(), Arc::clone(self.database()));
+        let write = move |results| {
+            let database = Arc::clone(&database);
+            async move { handle::PutResults { results, limits }.put(&database).await }
+        };
+        let new = handle::NewResult { bound, pattern: result.pattern, value, now };
+        self.shared.results.put(realm, new, write).await?;
         Ok(handle)
     }
 

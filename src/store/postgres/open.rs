@@ -161,6 +161,8 @@ pub(super) async fn open(options: PostgresOptions) -> Result<Shared, StoreError>
         turns,
         listening,
         marks: super::mark::Marks::default(),
+        results: Arc::default(),
+        recalled: Arc::default(),
     })
 }
 

@@ -24,6 +24,9 @@ const CONNECTIONS_TRIED_MAX: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
+/// For statements whose plan is the same whatever their values: it is made once a connection, not once a call.
+pub(super) const KEPT_PLANS: &str = "SET LOCAL plan_cache_mode TO force_generic_plan";
+
 /// A pool of connections and where they lead.
 pub(super) struct Database {
     pub(super) pool: PgPool,
@@ -67,6 +70,11 @@ impl Wall {
 pub(super) trait Write: Send + Sync + 'static {
     /// What the caller gets.
     type Output: Send + 'static;
+
+    /// The settings that its statements are planned with, beside those of the connection.
+    fn plan(&self) -> &'static str {
+        ""
+    }
 
     /// Applies it within the open transaction. After an error nothing of it is kept.
     async fn apply(&self, transaction: &mut PgConnection) -> Result<Self::Output, Fault>;
@@ -250,7 +258,7 @@ async fn transact<W: Write>(
     wall: &Wall,
     write: &W,
 ) -> Result<W::Output, Stopped> {
-    let begin = wall.begin("ISOLATION LEVEL READ COMMITTED", "");
+    let begin = wall.begin("ISOLATION LEVEL READ COMMITTED", write.plan());
     let mut transaction = connection.begin_with(begin).await.map_err(Stopped::Beginning)?;
     match write.apply(&mut transaction).await {
         Ok(output) => match transaction.commit().await {
