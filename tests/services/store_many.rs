@@ -249,3 +249,28 @@ async fn a_large_scope_is_searched_by_an_index_that_finds_what_a_look_at_everyth
                 AND idx_scan >= 10 AND $1 <> ''";
     until(&database, used, 1).await;
 }
+
+#[tokio::test]
+async fn to_look_for_memories_without_a_vector_takes_no_square_of_them() {
+    let (database, store) = walled().await;
+    store.remember(&ann(), note("The car is in the garage"), at(1)).await.unwrap();
+    until(&database, "SELECT count(*) FROM tmws.memory_vector WHERE $1::text IS NOT NULL", 1).await;
+    store.close(Duration::from_secs(5)).await;
+    // Compared each with each they would be 1.6 billion; a statement that takes 30 s is ended. Nobody has counted them yet.
+    let many = "DROP INDEX tmws.memory_vector_by_1; \
+         INSERT INTO tmws.memory (realm, id, reader, audience, project, visibility, principal, agent, importance, kind, \
+         trust, created, updated, content_hash, tags, content) SELECT realm, id || n, reader, audience, project, \
+         visibility, principal, agent, importance, kind, trust, created, updated, content_hash, tags, content \
+         FROM tmws.memory, generate_series(1, 40000) n; \
+         INSERT INTO tmws.memory_vector (seq, model, reader, embedding) SELECT m.seq, v.model, m.reader, v.embedding \
+         FROM tmws.memory m JOIN tmws.memory_vector v ON v.seq <> m.seq";
+    run(&mut database.connect().await, many).await;
+    let store = another(&database).await;
+    let looked = async {
+        while store.load().unembedded != Some(0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(25), looked).await.expect("one look at them all");
+    store.close(Duration::from_secs(5)).await;
+}

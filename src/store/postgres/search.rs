@@ -19,8 +19,9 @@ use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use super::{
     Shared,
     lexeme::{self, RANK_OF_ONE, Term, WEIGHTS},
+    memory::audiences,
     open::CONNECT_MAX,
-    row::{bind_filter, bind_live, columns, count, is_vain, live, memory, wanted},
+    row::{Bound, bind_filter, bind_live, columns, count, is_vain, live, memory, wanted},
     vectors,
 };
 use crate::{
@@ -160,7 +161,9 @@ async fn counts(
         memories.unwrap_or(if seen > COUNTED_MAX { (all * share / 1_000).max(seen) } else { seen });
     let fresh: Vec<u64> = row.try_get::<Vec<i64>, _>(3)?.into_iter().map(number).collect();
     if memories > COUNTED_MAX {
-        let terms = unknown.iter().zip(&fresh).map(|(term, count)| (term.query.as_str(), *count));
+        // Not that nothing has a word: to count that takes little, and where it is so now nothing is ranked.
+        let some = unknown.iter().zip(&fresh).filter(|(_, count)| **count > 0);
+        let terms = some.map(|(term, count)| (term.query.as_str(), *count));
         let of_all = [(MEMORIES, memories), (SHARE, share)].into_iter().filter(|_| is_unknown);
         shared
             .frequencies
@@ -411,6 +414,10 @@ impl Asked<'_> {
         wanted: usize,
         depth: usize,
     ) -> Result<Ranked, sqlx::Error> {
+        // As of this transaction: a word without memories is counted each time.
+        if counts.terms.iter().all(|count| *count == 0) {
+            return Ok(Ranked::default());
+        }
         for candidates in Candidates::of(words, counts) {
             // All of them are ranked as deep as they are counted, where that is not known anyway.
             if candidates == Candidates::All && !self.are_known_to_be(depth, counts) {
@@ -521,7 +528,11 @@ impl Asked<'_> {
             }
         }
         let bare = match &vector {
-            Some((model, _)) => shared.models.unsure_after().map(|after| Bare { model: *model, after }),
+            Some((model, _)) => shared.models.unsure_after().map(|after| Bare {
+                model: *model,
+                after,
+                whole_at: shared.models.whole_at(*model, &readers),
+            }),
             None => None,
         };
         let near: Vec<Near> = match vector {
@@ -546,9 +557,13 @@ impl Asked<'_> {
         let near = if self.by == Retrieval::Hybrid { fuse::comparable(&near) } else { &near };
         let mut fused = fuse::fuse(&ranked.order, near, shared.options.embeddings.trust());
         let wanted = fuse::read_for(&fused, filter).iter().map(|fused| fused.seq).collect();
-        let (mut memories, is_bare) = self.fetch(tx, wanted, bare).await?;
-        if is_bare {
-            shared.models.miss();
+        let (mut memories, whole_at) = self.fetch(tx, wanted, bare).await?;
+        match (bare, whole_at) {
+            (Some(Bare { model, .. }), Some(generation)) => {
+                shared.models.note_whole(model, &readers, generation);
+            }
+            (Some(_), None) => shared.models.miss(),
+            (None, _) => {}
         }
         let asked_words = terms::telling_words(text);
         let held = |memory: &Memory| terms::coverage(&asked_words, &memory.content, &memory.tags);
@@ -570,39 +585,40 @@ impl Asked<'_> {
         Ok(Hits { hits, total: total as u64 })
     }
 
-    /// Memories by their numbers, and whether one of the latest of the scope has no vector, where that is asked.
+    /// Memories by their numbers, and the generation at which none of the latest of the scope is without a vector, where
+    /// that is asked and so.
     async fn fetch(
         &self,
         tx: &mut PgConnection,
         seqs: Vec<i64>,
         bare: Option<Bare>,
-    ) -> Result<(HashMap<i64, Memory>, bool), sqlx::Error> {
-        if seqs.is_empty() {
-            let is_bare = match bare {
-                Some(Bare { model, after }) => {
-                    let asked = sqlx::query_scalar(AssertSqlSafe(format!("SELECT {}", has_bare(1))));
-                    asked.bind(after).bind(model).fetch_one(tx).await?
-                }
-                None => false,
-            };
-            return Ok((HashMap::new(), is_bare));
+    ) -> Result<(HashMap<i64, Memory>, Option<i64>), sqlx::Error> {
+        let mut rows = Vec::new();
+        if !seqs.is_empty() {
+            let query = sqlx::query(AssertSqlSafe(format!(
+                concat!(
+                    "SELECT m.seq, {}, ",
+                    columns!(),
+                    " FROM tmws.memory m WHERE m.seq = ANY ($3) AND ",
+                    live!()
+                ),
+                whole_at(4)
+            )));
+            let query = bind_live(query, self.view, self.now).bind(seqs);
+            // Nothing comes after the last number.
+            let bare = bare.unwrap_or(Bare { model: 0, after: i64::MAX, whole_at: None });
+            rows = bare.bind(query, self.view).fetch_all(&mut *tx).await?;
         }
-        // Nothing comes after the last number.
-        let Bare { model, after } = bare.unwrap_or(Bare { model: 0, after: i64::MAX });
-        let query = sqlx::query(AssertSqlSafe(format!(
-            concat!(
-                "SELECT m.seq, {}, ",
-                columns!(),
-                " FROM tmws.memory m WHERE m.seq = ANY ($3) AND ",
-                live!()
-            ),
-            has_bare(4)
-        )));
-        let rows =
-            bind_live(query, self.view, self.now).bind(seqs).bind(after).bind(model).fetch_all(tx).await?;
-        let is_bare = rows.first().map_or(Ok(false), |row| row.try_get(1))?;
+        let whole_at = match (rows.first(), bare) {
+            (Some(row), _) => row.try_get(1)?,
+            (None, Some(bare)) => {
+                let asked = sqlx::query(AssertSqlSafe(format!("SELECT {}", whole_at(1))));
+                bare.bind(asked, self.view).fetch_one(tx).await?.try_get(0)?
+            }
+            (None, None) => None,
+        };
         let memories = rows.iter().map(|row| Ok((row.try_get(0)?, memory(row, 2)?)));
-        Ok((memories.collect::<Result<_, sqlx::Error>>()?, is_bare))
+        Ok((memories.collect::<Result<_, sqlx::Error>>()?, whole_at))
     }
 }
 
@@ -613,15 +629,30 @@ struct Bare {
     model: i32,
     /// Up to this number they are known.
     after: i64,
+    /// The generation at which the scope was last seen to have none. Whatever is stored changes it.
+    whole_at: Option<i64>,
 }
 
-/// Whether one of the latest memories that the scope sees after the number in the place `at` has no vector of the model in
-/// the next place.
-fn has_bare(at: usize) -> String {
+impl Bare {
+    /// Binds what [`whole_at`] needs.
+    fn bind<'q>(self, query: Bound<'q>, view: &View) -> Bound<'q> {
+        let audiences = audiences(view).map(str::to_owned);
+        query.bind(self.after).bind(self.model).bind(audiences.to_vec()).bind(self.whole_at)
+    }
+}
+
+/// The generation of the audiences in the second place after `at`, where none of the latest memories that the scope sees
+/// after the number in the place `at` is without a vector of the model in the next place; null where one is. Nothing is
+/// looked through where the generation is the one in the last place.
+fn whole_at(at: usize) -> String {
+    let [model, audiences, known] = [at + 1, at + 2, at + 3];
+    let generation = format!(
+        "(SELECT coalesce(sum(value), 0)::int8 FROM tmws.generation WHERE audience = ANY (${audiences}))"
+    );
     format!(
-        "EXISTS (SELECT FROM (SELECT seq FROM tmws.memory WHERE seq > ${at} ORDER BY seq DESC LIMIT {LATEST}) latest \
-         WHERE NOT EXISTS (SELECT FROM tmws.memory_vector v WHERE v.seq = latest.seq AND v.model = ${}))",
-        at + 1
+        "CASE WHEN {generation} IS NOT DISTINCT FROM ${known} THEN ${known} WHEN NOT EXISTS (SELECT FROM (SELECT seq \
+         FROM tmws.memory WHERE seq > ${at} ORDER BY seq DESC LIMIT {LATEST}) latest WHERE NOT EXISTS (SELECT \
+         FROM tmws.memory_vector v WHERE v.seq = latest.seq AND v.model = ${model})) THEN {generation} END"
     )
 }
 

@@ -1,13 +1,14 @@
 //! Vectors of memories: whose they are, how they come into the table, and which are near.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgTransaction, Row as _};
 
 use super::{
     Shared,
@@ -45,6 +46,13 @@ const EF_SEARCH_MAX: usize = 1_000;
 /// A model's row says when it was last used to about an hour.
 const USE_GRAIN_MICROSECONDS: i64 = 3_600 * 1_000_000;
 
+/// Readers that are remembered to have all vectors.
+const WHOLE_MAX: usize = 4_096;
+
+fn whole_key(model: i32, readers: &[String]) -> String {
+    format!("{model} {}", readers.join(","))
+}
+
 /// The models that this process uses, and who embeds behind.
 #[derive(Default)]
 pub(super) struct Models {
@@ -53,6 +61,8 @@ pub(super) struct Models {
     /// Held by the one who makes a row.
     registering: tokio::sync::Mutex<()>,
     reembedding: OnceLock<Reembedding>,
+    /// The model and the readers that were seen to have all vectors, and the generation of their audiences at that time.
+    whole: Mutex<HashMap<String, i64>>,
 }
 
 impl Models {
@@ -80,6 +90,24 @@ impl Models {
         if let Some(reembedding) = self.reembedding.get() {
             reembedding.miss();
         }
+    }
+
+    /// The generation at which `readers` were last seen to have all vectors of `model`.
+    pub(super) fn whole_at(&self, model: i32, readers: &[String]) -> Option<i64> {
+        self.whole().get(&whole_key(model, readers)).copied()
+    }
+
+    /// They have them at that generation.
+    pub(super) fn note_whole(&self, model: i32, readers: &[String], generation: i64) {
+        let mut whole = self.whole();
+        if whole.len() >= WHOLE_MAX {
+            whole.clear();
+        }
+        whole.insert(whole_key(model, readers), generation);
+    }
+
+    fn whole(&self) -> MutexGuard<'_, HashMap<String, i64>> {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it did so far.
@@ -446,6 +474,36 @@ impl Write for Prune {
     }
 }
 
+/// Both tables are read once, side by side in the order of their numbers, as far as that is wanted. Where it takes few to
+/// have no vector, or the tables have just grown, the planner would compare each memory with each vector.
+const SIDE_BY_SIDE: &str = "SET LOCAL enable_nestloop TO off; SET LOCAL enable_hashjoin TO off; \
+                            SET LOCAL enable_seqscan TO off; SET LOCAL enable_bitmapscan TO off; \
+                            SET LOCAL enable_sort TO off";
+
+impl Shared {
+    /// The memories `m` with a number above $1 that have no vector of `model`, as the end of a statement, and the
+    /// transaction that it is for.
+    async fn bare(&self, model: &Identity) -> Result<(String, PgTransaction<'static>), StoreError> {
+        let mut tx = self.database.read_planned(Wall::Whole, SIDE_BY_SIDE).await?;
+        let row: Result<Option<i32>, _> = sqlx::query_scalar(
+            "SELECT id FROM tmws.embedding_model WHERE name = $1 AND dimension = $2 AND hash = $3",
+        )
+        .bind(&*model.name)
+        .bind(count(model.dimension))
+        .bind(&*model.hash)
+        .fetch_optional(&mut *tx)
+        .await;
+        let row = row.map_err(|error| self.database.told(error))?;
+        let bare = row.map_or_else(String::new, |row| {
+            format!(
+                " AND NOT EXISTS (SELECT FROM tmws.memory_vector v WHERE v.model = {row} AND v.seq = m.seq \
+                 AND v.seq > $1)"
+            )
+        });
+        Ok((format!("FROM tmws.memory m WHERE m.seq > $1{bare}"), tx))
+    }
+}
+
 #[async_trait]
 impl VectorTable for Shared {
     async fn newest(&self) -> Result<i64, StoreError> {
@@ -460,19 +518,9 @@ impl VectorTable for Shared {
         after: i64,
         limit: usize,
     ) -> Result<Vec<Unembedded>, StoreError> {
-        let mut tx = self.database.read(Wall::Whole).await?;
-        let rows = sqlx::query(
-            "SELECT m.seq, m.content FROM tmws.memory m WHERE m.seq > $1 AND NOT EXISTS \
-             (SELECT FROM tmws.memory_vector v JOIN tmws.embedding_model e ON e.id = v.model \
-             WHERE v.seq = m.seq AND e.name = $2 AND e.dimension = $3 AND e.hash = $4) ORDER BY m.seq LIMIT $5",
-        )
-        .bind(after)
-        .bind(&*model.name)
-        .bind(count(model.dimension))
-        .bind(&*model.hash)
-        .bind(count(limit))
-        .fetch_all(&mut *tx)
-        .await;
+        let (bare, mut tx) = self.bare(model).await?;
+        let sql = format!("SELECT m.seq, m.content {bare} ORDER BY m.seq LIMIT $2");
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(count(limit)).fetch_all(&mut *tx).await;
         let read = || -> Result<Vec<Unembedded>, sqlx::Error> {
             let each = |row| {
                 Ok(Unembedded { seq: sqlx::Row::try_get(row, 0)?, content: super::row::content(row, 1)? })
@@ -483,18 +531,10 @@ impl VectorTable for Shared {
     }
 
     async fn count_unembedded(&self, model: &Identity, after: i64) -> Result<u64, StoreError> {
-        let mut tx = self.database.read(Wall::Whole).await?;
-        let found: Result<i64, _> = sqlx::query_scalar(
-            "SELECT count(*) FROM tmws.memory m WHERE m.seq > $1 AND NOT EXISTS \
-             (SELECT FROM tmws.memory_vector v JOIN tmws.embedding_model e ON e.id = v.model \
-             WHERE v.seq = m.seq AND e.name = $2 AND e.dimension = $3 AND e.hash = $4)",
-        )
-        .bind(after)
-        .bind(&*model.name)
-        .bind(count(model.dimension))
-        .bind(&*model.hash)
-        .fetch_one(&mut *tx)
-        .await;
+        let (bare, mut tx) = self.bare(model).await?;
+        let sql = format!("SELECT count(*) {bare}");
+        let found: Result<i64, _> =
+            sqlx::query_scalar(AssertSqlSafe(sql)).bind(after).fetch_one(&mut *tx).await;
         Ok(u64::try_from(found.map_err(|error| self.database.told(error))?).unwrap_or(0))
     }
 
