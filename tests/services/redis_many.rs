@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::{Ipv4Addr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -80,6 +81,13 @@ impl Cluster {
         format!("redis+cluster://{},{}", self.servers[0].place(), self.servers[4].place())
     }
 
+    /// The master whose address lies between those of the other two.
+    fn middle(&self) -> usize {
+        let mut masters: Vec<usize> = (0..3).collect();
+        masters.sort_by_key(|index| self.servers[*index].port);
+        masters[1]
+    }
+
     /// A project whose entries the master `index` holds.
     fn project_of(&self, index: usize) -> String {
         (0..10_000).map(|number| format!("p{number}")).find(|name| self.master_of(name) == index).unwrap()
@@ -140,6 +148,12 @@ impl Watched {
     }
 }
 
+/// A Sentinel that alone watches `master` under the name `mine`.
+pub(crate) fn sentinel_of(master: &Server, options: &[&str]) -> Server {
+    let monitor = format!("sentinel monitor mine 127.0.0.1 {} 1", master.port);
+    Server::sentinel(&[&[monitor.as_str()], options].concat())
+}
+
 /// Tasks that ask without end.
 struct Load {
     ends: Arc<AtomicBool>,
@@ -186,7 +200,10 @@ impl Load {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_loses_a_master_goes_on() {
     let mut cluster = Cluster::start().await;
-    let (redis, other) = (Arc::new(client(&cluster.url())), client(&cluster.url()));
+    // The other one is told of that master alone which will be killed.
+    let killed = cluster.middle();
+    let seed = format!("redis+cluster://{}", cluster.servers[killed].place());
+    let (redis, other) = (Arc::new(client(&cluster.url())), client(&seed));
     let projects: Vec<String> = (0..3).map(|index| cluster.project_of(index)).collect();
     let mut told = other.invalidations();
     for project in &projects {
@@ -204,7 +221,6 @@ async fn a_cluster_that_loses_a_master_goes_on() {
 
     let load = Load::start(&redis, &projects);
     until("answers are found", async || redis.figures().commands > 300).await;
-    let killed = 1;
     cluster.servers[killed].kill();
     let begun = Instant::now();
     let lost = key_in(&projects[killed], "x");
@@ -213,7 +229,7 @@ async fn a_cluster_that_loses_a_master_goes_on() {
     while !works(&redis, &lost).await {
         outage = begun.elapsed();
         assert!(outage < RECOVERED, "{:?}", redis.told());
-        for index in [0, 2] {
+        for index in (0..3).filter(|index| *index != killed) {
             // Those of the other masters are served.
             if !works(&redis, &key_in(&projects[index], "y")).await {
                 refused_of_others += 1;
@@ -221,7 +237,8 @@ async fn a_cluster_that_loses_a_master_goes_on() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    until("all is well", async || redis.told() == Told::Well && other.told() == Told::Well).await;
+    let well = until("all is well", async || redis.told() == Told::Well && other.told() == Told::Well).await;
+    assert!(well < RECOVERED, "{well:?}");
     // The successor tells.
     while told.try_recv().is_ok() {}
     assert!(redis.put(&lost, b"again".to_vec(), LONG, None, WITHIN).await);
@@ -272,6 +289,30 @@ async fn a_master_that_hangs_takes_no_other_with_it() {
     assert_eq!((counts.opened, counts.refused), (0, refused), "the others are asked all the time");
     cluster.servers[1].go_on();
     until("it is used again", async || works(&redis, &key_in(&projects[1], "x")).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_address_is_asked_whichever_of_them_lead_to_nobody() {
+    let master = Server::start(&[]);
+    let sentinel = sentinel_of(&master, &[]);
+    let cluster = Server::start(&["cluster-enabled yes", "cluster-port PORT"]);
+    cluster.ask::<()>("CLUSTER ADDSLOTSRANGE 0 16383");
+    until("the cluster works", async || cluster.ask::<String>("CLUSTER INFO").contains("cluster_state:ok"))
+        .await;
+    let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().to_string();
+    for (scheme, live, end) in
+        [("redis+cluster", cluster.place(), ""), ("redis+sentinel", sentinel.place(), "/mine")]
+    {
+        for order in ["dead,live", "live,dead", "dead,live,dead,live", "dead,dead,dead,live"] {
+            let places = order.replace("dead", &dead).replace("live", &live);
+            let redis = client(&format!("{scheme}://{places}{end}"));
+            assert_eq!(redis.look().await, Told::Well, "{scheme} {order}");
+            assert!(works(&redis, &key_in("p", order)).await, "{scheme} {order}: {:?}", redis.told());
+        }
+        let redis = client(&format!("{scheme}://{dead},{dead}{end}"));
+        let Told::Ailing(reason) = redis.look().await else { panic!("{scheme}: {:?}", redis.told()) };
+        assert!(reason.contains("nobody listens"), "{reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

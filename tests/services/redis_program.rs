@@ -1,10 +1,16 @@
 //! The program itself with a Redis: over TLS with a certificate of one's own, and what it tells of one.
 
-use std::process::Command;
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    process::Command,
+};
 
 use serde_json::Value;
 
-use crate::redis_server::{Server, shared};
+use crate::{
+    redis_many::sentinel_of,
+    redis_server::{Server, shared},
+};
 
 /// What `tmws doctor` finds about `url`, with `certificate` as the only root.
 fn doctor(url: &str, certificate: Option<&str>) -> Option<(String, String)> {
@@ -35,6 +41,21 @@ fn the_doctor_connects_and_says_how_it_stands() {
     assert!(verdict == "ok" && detail.contains("1 server, which tell"), "{verdict} {detail}");
     let (verdict, detail) = doctor(&shared().replace("default:", "default:s3cret"), None).unwrap();
     assert!(verdict == "warn" && detail.contains("refuses the user or the password"), "{verdict} {detail}");
+}
+
+#[test]
+fn the_doctor_asks_all_addresses_and_says_which_one_told() {
+    let master = Server::start(&[]);
+    let sentinel = sentinel_of(&master, &[]);
+    let dead = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let url = format!("redis+sentinel://{dead},{}/mine", sentinel.place());
+    let (verdict, detail) = doctor(&url, None).unwrap();
+    let (vain, told) =
+        (format!("asked {dead} in vain: nobody"), format!("{} told of them", sentinel.place()));
+    assert!(verdict == "ok" && detail.contains(&vain) && detail.contains(&told), "{verdict} {detail}");
+    let (verdict, detail) = doctor(&url.replace("mine", "other"), None).unwrap();
+    let unknown = format!("asked {} in vain: Sentinel knows no master", sentinel.place());
+    assert!(verdict == "warn" && detail.contains(&vain) && detail.contains(&unknown), "{verdict} {detail}");
 }
 
 #[test]

@@ -33,10 +33,10 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{
     link::{Live, Node},
     news::News,
-    nodes::{Keeper, Map, slot},
+    nodes::{AskedOnes, Keeper, Map, Tried, slot},
     scripts::Procedure,
     trouble::Trouble,
-    url::Kind,
+    url::{Kind, Place},
 };
 use super::{CacheLimits, Invalidation, Key, Lease, SecondLayer, Told};
 use crate::{
@@ -136,8 +136,8 @@ pub struct Redis {
     breaker: Arc<Breaker>,
     news: Arc<News>,
     map: Arc<RwLock<Arc<Map>>>,
-    /// Whether every server was tried once.
-    tried: watch::Sender<bool>,
+    tried: watch::Sender<Tried>,
+    asked: Arc<Mutex<AskedOnes>>,
     keeper: Mutex<Keeping>,
     is_started: AtomicBool,
     said: Mutex<Said>,
@@ -249,7 +249,8 @@ impl Redis {
             breaker,
             news: Arc::new(News::new()),
             map: Arc::default(),
-            tried: watch::Sender::new(false),
+            tried: watch::Sender::default(),
+            asked: Arc::default(),
             keeper: Mutex::new(Keeping::Unused),
             is_started: AtomicBool::new(false),
             said: Mutex::default(),
@@ -300,8 +301,19 @@ impl Redis {
         self.start();
         let mut tried = self.tried.subscribe();
         // The sender is ours.
-        let _ = tried.wait_for(|tried| *tried).await;
+        let _ = tried.wait_for(|tried| *tried == Tried::All).await;
         self.told()
+    }
+
+    /// Who was asked in the last round which servers hold entries, each in turn until one told; and why in vain, where it
+    /// was. Empty where nobody has to be asked.
+    #[must_use]
+    pub fn asked(&self) -> Vec<(String, Option<String>)> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = |(place, trouble): &(Place, Option<Trouble>)| {
+            (place.to_string(), trouble.map(|trouble| trouble.to_string()))
+        };
+        asked.iter().map(told).collect()
     }
 
     fn map(&self) -> Arc<Map> {
@@ -320,6 +332,7 @@ impl Redis {
                 Arc::clone(&self.news),
                 Arc::clone(&self.map),
                 self.tried.clone(),
+                Arc::clone(&self.asked),
             );
             *keeper = Keeping::Kept(AbortOnDropHandle::new(tokio::spawn(keeping.keep())));
         }
@@ -329,9 +342,9 @@ impl Redis {
     /// The server of `key`, as soon as the first attempt to reach it is over.
     async fn node(&self, key: &Key, until: tokio::time::Instant) -> Option<Arc<Node>> {
         self.start();
-        if !*self.tried.borrow() {
+        if *self.tried.borrow() == Tried::Not {
             let mut tried = self.tried.subscribe();
-            let _ = timeout_at(until, tried.wait_for(|tried| *tried)).await.ok()?;
+            let _ = timeout_at(until, tried.wait_for(|tried| *tried != Tried::Not)).await.ok()?;
         }
         self.map().node(slot(key.project().as_str().as_bytes())).cloned()
     }
@@ -546,7 +559,7 @@ impl SecondLayer for Redis {
     }
 
     fn told(&self) -> Told {
-        if !*self.tried.borrow() {
+        if *self.tried.borrow() == Tried::Not {
             return Told::Unused;
         }
         match self.map().trouble().or_else(|| self.said().trouble(Instant::now())) {
@@ -562,7 +575,7 @@ impl SecondLayer for Redis {
         }
         self.is_started.store(true, Ordering::Release);
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
-        self.tried.send_replace(true);
+        self.tried.send_replace(Tried::All);
         self.news.everything();
     }
 }

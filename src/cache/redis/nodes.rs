@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -29,11 +29,44 @@ const LOOK: Duration = Duration::from_secs(1);
 /// After a sign that something changed.
 const SOON: Duration = Duration::from_millis(50);
 
-/// Who failed to tell so often in a row is told of in the log: one of them may be gone while others know.
+/// That all failed to tell so often in a row is told of in the log.
 const VAIN_MAX: u32 = 3;
 
 /// Slots, the first and the last, and who holds them.
 type Range = (u16, u16, Arc<Node>);
+
+/// How far the first attempt has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tried {
+    /// Calls wait for it.
+    #[default]
+    Not,
+    /// It takes longer than calls wait.
+    Long,
+    /// Everybody who may know was asked, and every server that was found was tried.
+    All,
+}
+
+/// Whose turn it is to be asked: that of each who is known, once, and then from the first again.
+#[derive(Default)]
+struct Turns {
+    had: Vec<Place>,
+}
+
+impl Turns {
+    /// The next of `known`, who may be others each time; `None` ends a round.
+    fn next<'a>(&mut self, mut known: impl Iterator<Item = &'a Place>) -> Option<Place> {
+        let next = known.find(|place| !self.had.contains(place)).cloned();
+        match &next {
+            Some(place) => self.had.push(place.clone()),
+            None => self.had.clear(),
+        }
+        next
+    }
+}
+
+/// Who was asked in the last round, and why in vain, where it was.
+pub(super) type AskedOnes = Vec<(Place, Option<Trouble>)>;
 
 /// The servers of now.
 #[derive(Default)]
@@ -63,7 +96,7 @@ impl Map {
     /// What is wrong with the first that something is wrong with.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         if self.ranges.is_empty() {
-            return Some(self.trouble.unwrap_or(Trouble::Unreachable));
+            return Some(self.trouble.unwrap_or(Trouble::Silent));
         }
         let lost = self.nodes().find(|node| !node.is_live());
         let lost = lost.map(|node| node.refusing().or(node.trouble()).unwrap_or(Trouble::Unreachable));
@@ -85,12 +118,13 @@ pub(super) struct Keeper {
     ways: Arc<Ways>,
     news: Arc<News>,
     map: Arc<RwLock<Arc<Map>>>,
-    /// Whether all were tried once.
-    tried: watch::Sender<bool>,
+    tried: watch::Sender<Tried>,
+    /// For those who want to know whom this asked.
+    told: Arc<Mutex<AskedOnes>>,
     kept: BTreeMap<Place, (Arc<Node>, AbortOnDropHandle<()>)>,
-    /// Who was asked last, and where it stands among those who can be.
+    /// Who was asked last.
     asked: Option<(Place, Link)>,
-    next: usize,
+    turns: Turns,
 }
 
 impl Keeper {
@@ -98,10 +132,21 @@ impl Keeper {
         url: RedisUrl,
         news: Arc<News>,
         map: Arc<RwLock<Arc<Map>>>,
-        tried: watch::Sender<bool>,
+        tried: watch::Sender<Tried>,
+        told: Arc<Mutex<AskedOnes>>,
     ) -> Self {
         let ways = Arc::new(Ways::new(&url));
-        Self { url, ways, news, map, tried, kept: BTreeMap::new(), asked: None, next: 0 }
+        Self {
+            url,
+            ways,
+            news,
+            map,
+            tried,
+            told,
+            kept: BTreeMap::new(),
+            asked: None,
+            turns: Turns::default(),
+        }
     }
 
     /// Does so until it is dropped.
@@ -110,37 +155,29 @@ impl Keeper {
         let mut pauses = PAUSES.build();
         let mut vain = 0_u32;
         loop {
-            let found = self.find().await;
-            let is_well = match found {
-                Ok(ranges) => {
-                    if vain >= VAIN_MAX {
-                        tracing::info!("it is known again which servers of Redis hold the cache");
-                    }
-                    vain = 0;
-                    self.use_only(ranges).await
-                }
-                Err(trouble) => {
-                    vain = vain.saturating_add(1);
-                    if vain == VAIN_MAX {
-                        tracing::warn!(reason = %trouble, "nobody tells which servers of Redis hold the cache");
-                    }
-                    self.asked = None;
-                    self.next += 1;
-                    let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-                    // Those known before may still be there.
-                    if map.ranges.is_empty() {
-                        *map = Arc::new(Map { ranges: Vec::new(), trouble: Some(trouble) });
-                    }
-                    false
+            let tried = self.tried.clone();
+            let is_well = {
+                let mut looking = std::pin::pin!(self.look(&mut vain));
+                // No call waits for all who may know.
+                if let Ok(is_well) = timeout(CONNECT_MAX, &mut looking).await {
+                    is_well
+                } else {
+                    tried.send_if_modified(|tried| {
+                        let is_first = *tried == Tried::Not;
+                        *tried = (*tried).max(Tried::Long);
+                        is_first
+                    });
+                    looking.await
                 }
             };
-            self.tried.send_replace(true);
+            self.tried.send_replace(Tried::All);
             if self.url.kind == Kind::Single {
                 // Its connections keep themselves.
                 return std::future::pending().await;
             }
             if is_well {
                 pauses = PAUSES.build();
+                self.turns = Turns::default();
                 tokio::select! {
                     () = self.news.changed.notified() => sleep(SOON).await,
                     () = sleep(LOOK) => {}
@@ -148,8 +185,32 @@ impl Keeper {
             } else {
                 // Another may know more.
                 self.asked = None;
-                self.next += 1;
                 sleep(pauses.next().unwrap_or(LOOK)).await;
+            }
+        }
+    }
+
+    /// Looks once who is there; whether all is well. `vain` counts how often nobody told.
+    async fn look(&mut self, vain: &mut u32) -> bool {
+        match self.find().await {
+            Ok(ranges) => {
+                if *vain >= VAIN_MAX {
+                    tracing::info!("it is known again which servers of Redis hold the cache");
+                }
+                *vain = 0;
+                self.use_only(ranges).await
+            }
+            Err(trouble) => {
+                *vain = vain.saturating_add(1);
+                if *vain == VAIN_MAX {
+                    tracing::warn!(reason = %trouble, "nobody tells which servers of Redis hold the cache");
+                }
+                let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+                // Those known before may still be there.
+                if map.ranges.is_empty() {
+                    *map = Arc::new(Map { ranges: Vec::new(), trouble: Some(trouble) });
+                }
+                false
             }
         }
     }
@@ -191,47 +252,65 @@ impl Keeper {
         is_well
     }
 
-    /// Who holds which slots.
+    /// Who holds which slots. Asks whoever told last, or where that one does not, each who may know, in turn.
     async fn find(&mut self) -> Result<Vec<(u16, u16, Place)>, Trouble> {
-        let all = |place| vec![(0, SLOTS - 1, place)];
-        match self.url.kind.clone() {
-            Kind::Single => Ok(all(self.url.places[0].clone())),
-            Kind::Sentinel(master) => {
-                let mut question = cmd("SENTINEL");
-                question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-                let (_, answer) = self.ask(&question, true).await?;
-                let found: Option<(String, u16)> = from_redis_value(answer).map_err(|_| Trouble::Strange)?;
-                let (host, port) = found.ok_or(Trouble::NoMaster)?;
-                Ok(all(Place { host, port }))
-            }
-            Kind::Cluster => {
-                let mut question = cmd("CLUSTER");
-                question.arg("SLOTS");
-                let (asked, answer) = self.ask(&question, false).await?;
-                let ranges = read_slots(&answer, &asked).ok_or(Trouble::Strange)?;
-                if ranges.is_empty() { Err(Trouble::ClusterDown) } else { Ok(ranges) }
+        if self.url.kind == Kind::Single {
+            return Ok(vec![(0, SLOTS - 1, self.url.places[0].clone())]);
+        }
+        if let Some((place, link)) = self.asked.take()
+            && let Ok(found) = self.told_by(&place, &link).await
+        {
+            self.asked = Some((place, link));
+            return Ok(found);
+        }
+        let is_sentinel = self.url.kind != Kind::Cluster;
+        let mut round: AskedOnes = Vec::new();
+        loop {
+            // Sentinels hold nothing.
+            let known = self.kept.keys().filter(|_| !is_sentinel);
+            let Some(place) = self.turns.next(self.url.places.iter().chain(known)) else {
+                // The last round may have ended with the last one.
+                if round.is_empty() {
+                    continue;
+                }
+                let troubles = round.iter().filter_map(|(_, trouble)| *trouble);
+                let trouble = Trouble::most_telling(troubles).unwrap_or(Trouble::Unreachable);
+                *self.told.lock().unwrap_or_else(PoisonError::into_inner) = round;
+                return Err(trouble);
+            };
+            let asking = timeout(CONNECT_MAX, self.ways.ask(&place, is_sentinel)).await;
+            let told = match asking.unwrap_or(Err(Trouble::Silent)) {
+                Ok(link) => self.told_by(&place, &link).await.map(|found| (found, link)),
+                Err(trouble) => Err(trouble),
+            };
+            round.push((place.clone(), told.as_ref().err().copied()));
+            if let Ok((found, link)) = told {
+                self.asked = Some((place, link));
+                *self.told.lock().unwrap_or_else(PoisonError::into_inner) = round;
+                return Ok(found);
             }
         }
     }
 
-    /// Asks one of those who know, the same as long as it answers.
-    async fn ask(&mut self, question: &redis::Cmd, is_sentinel: bool) -> Result<(Place, Value), Trouble> {
-        let (place, link) = if let Some(asked) = self.asked.take() {
-            asked
+    /// What `place` says of it.
+    async fn told_by(&self, place: &Place, link: &Link) -> Result<Vec<(u16, u16, Place)>, Trouble> {
+        let question = if let Kind::Sentinel(master) = &self.url.kind {
+            cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master).to_owned()
         } else {
-            let known = self.kept.keys().filter(|_| !is_sentinel);
-            let all: Vec<&Place> = self.url.places.iter().chain(known).collect();
-            let place = all[self.next % all.len()].clone();
-            let asking = timeout(CONNECT_MAX, self.ways.ask(&place, is_sentinel)).await;
-            (place, asking.unwrap_or(Err(Trouble::Silent))?)
+            cmd("CLUSTER").arg("SLOTS").to_owned()
         };
         let mut connection = link.connection.clone();
         let answer = timeout(ANSWER_MAX, question.query_async::<Value>(&mut connection)).await;
         let answer = answer
             .map_err(|_| Trouble::Silent)?
             .map_err(|error| Trouble::of(&error).unwrap_or(Trouble::Strange))?;
-        self.asked = Some((place.clone(), link));
-        Ok((place, answer))
+        if matches!(self.url.kind, Kind::Sentinel(_)) {
+            let found: Option<(String, u16)> = from_redis_value(answer).map_err(|_| Trouble::Strange)?;
+            let (host, port) = found.ok_or(Trouble::NoMaster)?;
+            return Ok(vec![(0, SLOTS - 1, Place { host, port })]);
+        }
+        let ranges = read_slots(&answer, place).ok_or(Trouble::Strange)?;
+        if ranges.is_empty() { Err(Trouble::ClusterDown) } else { Ok(ranges) }
     }
 }
 
@@ -267,6 +346,29 @@ mod tests {
         for (tag, expected) in [("123456789", 12_739), ("foo", 12_182), ("bar", 5061), ("", 0)] {
             assert_eq!(slot(tag.as_bytes()), expected, "{tag}");
         }
+    }
+
+    #[test]
+    fn each_who_is_known_is_asked_once_a_round() {
+        let place = |port| Place { host: "h".to_owned(), port };
+        let all = |count| (0..count).map(place).collect::<Vec<_>>();
+        for count in 1..6 {
+            let (mut turns, known) = (Turns::default(), all(count));
+            for _ in 0..3 {
+                let round: Vec<Place> = std::iter::from_fn(|| turns.next(known.iter())).collect();
+                assert_eq!(round, known);
+            }
+        }
+        // A seed may be one of the servers, and which there are changes between two turns.
+        let (mut turns, known) = (Turns::default(), all(3));
+        let seed = place(1);
+        let seeded = || std::iter::once(&seed).chain(&known);
+        assert_eq!(turns.next(seeded()), Some(place(1)));
+        assert_eq!(turns.next(seeded()), Some(place(0)));
+        assert_eq!(turns.next(all(4).iter()), Some(place(2)));
+        assert_eq!(turns.next(all(4).iter()), Some(place(3)));
+        assert_eq!(turns.next(seeded()), None);
+        assert_eq!(turns.next(seeded()), Some(place(1)));
     }
 
     #[test]

@@ -64,6 +64,12 @@ impl Trouble {
         matches!(self, Self::ReadOnly | Self::Unsaved | Self::Unfollowed)
     }
 
+    /// The first of several that says more than that nobody answers, or the first.
+    pub(super) fn most_telling(mut troubles: impl Iterator<Item = Self> + Clone) -> Option<Self> {
+        let says_more = |trouble: &Self| !matches!(trouble, Self::Unreachable | Self::Silent);
+        troubles.clone().find(says_more).or_else(|| troubles.next())
+    }
+
     pub(super) fn of_dialling(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::TimedOut => Self::Silent,

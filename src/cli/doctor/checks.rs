@@ -103,15 +103,20 @@ pub(super) async fn redis(config: &Config) -> Option<Finding> {
     let redis = Redis::new(url, config.cache, breaker);
     let told = timeout(PATIENCE, redis.look()).await;
     let nodes = redis.figures().nodes;
+    let asked = asked(&redis.asked());
     redis.close().await;
     Some(match told {
         Ok(Told::Well) => {
             let servers = if nodes == 1 { "1 server".to_owned() } else { format!("{nodes} servers") };
-            Finding::new(SUBJECT, Verdict::Good, format!("{place}: {servers}, which tell what changes"))
-                .with(json!({"url": place, "servers": nodes}))
+            Finding::new(
+                SUBJECT,
+                Verdict::Good,
+                format!("{place}: {servers}, which tell what changes{asked}"),
+            )
+            .with(json!({"url": place, "servers": nodes}))
         }
         Ok(Told::Ailing(reason)) => {
-            let detail = format!("{place}: {reason}; answers are kept in each process alone");
+            let detail = format!("{place}: {reason}; answers are kept in each process alone{asked}");
             Finding::new(SUBJECT, Verdict::Warning, detail).with(json!({"url": place}))
         }
         Ok(Told::Unused) | Err(_) => {
@@ -119,6 +124,15 @@ pub(super) async fn redis(config: &Config) -> Option<Finding> {
             Finding::new(SUBJECT, Verdict::Warning, detail).with(json!({"url": place}))
         }
     })
+}
+
+/// Who was asked for the servers, and what came of it; nothing where nobody was.
+fn asked(asked: &[(String, Option<String>)]) -> String {
+    let told = asked.iter().map(|(place, trouble)| match trouble {
+        None => format!("; {place} told of them"),
+        Some(trouble) => format!("; asked {place} in vain: {trouble}"),
+    });
+    told.collect()
 }
 
 /// What makes the vectors of memories, and how many have one of it. Reads the model where it is in a folder.
