@@ -316,6 +316,35 @@ async fn each_address_is_asked_whichever_of_them_lead_to_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_that_wants_a_login_is_given_that_of_the_address() {
+    let master = Server::start(&["requirepass s3cret"]);
+    let login = ["sentinel auth-pass mine s3cret", "requirepass s3cret"];
+    let user = ["sentinel auth-pass mine s3cret", "user default off", "user ann on >s3cret ~* &* +@all"];
+    for (options, name) in [(login.as_slice(), ""), (&user, "ann")] {
+        let sentinel = sentinel_of(&master, options);
+        if !name.is_empty() {
+            // Both are to know the user.
+            let mut known = redis::Client::open(master.url().replace("//", "//:s3cret@")).unwrap();
+            redis::cmd("ACL")
+                .arg("SETUSER")
+                .arg(&["ann", "on", ">s3cret", "~*", "&*", "+@all"][..])
+                .exec(&mut known)
+                .unwrap();
+        }
+        let url = |login: &str| format!("redis+sentinel://{login}{}/mine", sentinel.place());
+        let redis = client(&url(&format!("{name}:s3cret@")));
+        assert_eq!(redis.look().await, Told::Well, "{options:?}");
+        assert!(works(&redis, &key_in("p", name)).await, "{:?}", redis.told());
+        for wrong in [format!("{name}:wr0ng@"), String::new()] {
+            let redis = client(&url(&wrong));
+            let Told::Ailing(reason) = redis.look().await else { panic!("{wrong}: {:?}", redis.told()) };
+            assert!(reason.starts_with("the Sentinels refuse the user or the password"), "{wrong}: {reason}");
+            assert!(!reason.contains("wr0ng"), "{reason}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_is_told_from_a_server_alone() {
     let alone = Server::start(&[]);
     let redis = client(&format!("redis+cluster://{}", alone.place()));

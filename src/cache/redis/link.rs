@@ -76,22 +76,32 @@ impl Ways {
     }
 
     /// A connection for single questions. Sentinels are asked without a login first: they seldom want one, and then the
-    /// same.
+    /// same. Whether they do they say when they are greeted, or asked.
     pub(super) async fn ask(&self, place: &Place, is_sentinel: bool) -> Result<Link, Trouble> {
         if is_sentinel {
-            let link = self.connect(place, &anonymous(), AsyncConnectionConfig::new()).await?;
-            let mut connection = link.connection.clone();
-            let answer = timeout(ANSWER_MAX, cmd("PING").query_async::<redis::Value>(&mut connection)).await;
-            match answer.map_err(|_| Trouble::Silent)? {
-                Ok(_) => return Ok(link),
-                Err(error) if Trouble::of(&error) != Some(Trouble::LoginRefused) => {
-                    return Err(Trouble::of(&error).unwrap_or(Trouble::Strange));
-                }
-                Err(_) => {}
+            match self.ask_unknown(place).await {
+                Err(Trouble::LoginRefused | Trouble::Forbidden) => {}
+                answered => return answered,
             }
         }
         let login = self.login.clone().set_db(0);
-        self.connect(place, &login, AsyncConnectionConfig::new()).await
+        let asking = self.connect(place, &login, AsyncConnectionConfig::new()).await;
+        let of_sentinel = |trouble| match trouble {
+            Trouble::LoginRefused if is_sentinel => Trouble::SentinelRefused,
+            trouble => trouble,
+        };
+        asking.map_err(of_sentinel)
+    }
+
+    /// The same without a login.
+    async fn ask_unknown(&self, place: &Place) -> Result<Link, Trouble> {
+        let link = self.connect(place, &anonymous(), AsyncConnectionConfig::new()).await?;
+        let mut connection = link.connection.clone();
+        let answer = timeout(ANSWER_MAX, cmd("PING").query_async::<redis::Value>(&mut connection)).await;
+        match answer.map_err(|_| Trouble::Silent)? {
+            Ok(_) => Ok(link),
+            Err(error) => Err(Trouble::of(&error).unwrap_or(Trouble::Strange)),
+        }
     }
 
     /// Reads the machine's root certificates, where TLS is spoken: that takes longer than connecting may.

@@ -17,6 +17,10 @@ pub(super) enum Trouble {
     Untrusted,
     #[error("it refuses the user or the password of redis_url")]
     LoginRefused,
+    #[error(
+        "the Sentinels refuse the user or the password of redis_url; they are to take the same as the servers, or none"
+    )]
+    SentinelRefused,
     #[error("its user may not run every command that the cache needs (docs/cache.md lists them)")]
     Forbidden,
     #[error("it is a replica, and only read; redis_url is to name its master, its Sentinels or its cluster")]
@@ -50,7 +54,7 @@ impl Trouble {
     pub(super) const fn is_lasting(self) -> bool {
         matches!(
             self,
-            Self::LoginRefused | Self::Forbidden | Self::TooOld | Self::Untrusted | Self::NoCluster
+            Self::LoginRefused | Self::SentinelRefused | Self::Forbidden | Self::TooOld | Self::Untrusted | Self::NoCluster
         )
     }
 
