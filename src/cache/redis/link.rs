@@ -151,6 +151,10 @@ pub(super) struct Node {
     tried: (AtomicBool, Notify),
     /// Connections made so far.
     number: AtomicU64,
+    /// It took over from one that was lost: its first connection is one made anew.
+    is_successor: bool,
+    /// What the log was told, until it is over.
+    logged: Mutex<Option<Trouble>>,
     /// It holds some of the slots of a cluster.
     is_of_cluster: bool,
     /// Why it takes no writes, where it takes none, and the hash tag of a key that it holds.
@@ -175,10 +179,12 @@ struct Pair {
 }
 
 impl Node {
-    pub(super) fn new(place: Place, is_of_cluster: bool) -> Arc<Self> {
+    pub(super) fn new(place: Place, is_of_cluster: bool, is_successor: bool) -> Arc<Self> {
         Arc::new(Self {
             place,
             is_of_cluster,
+            is_successor,
+            logged: Mutex::default(),
             refusing: Mutex::default(),
             live: Mutex::default(),
             trouble: Mutex::default(),
@@ -264,6 +270,30 @@ impl Node {
         }
     }
 
+    /// Whether it was ever connected.
+    pub(super) fn was_live(&self) -> bool {
+        self.number.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether the log was told of an outage that is not over.
+    pub(super) fn is_told_of(&self) -> bool {
+        self.refusing().is_some() || self.lock_logged().is_some()
+    }
+
+    fn lock_logged(&self) -> std::sync::MutexGuard<'_, Option<Trouble>> {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the log of what is wrong: when it begins, and when it turns into what somebody has to mend.
+    fn tell_of(&self, trouble: Trouble) {
+        let mut logged = self.lock_logged();
+        if logged.is_none_or(|known| known != trouble && trouble.is_lasting()) {
+            let server = self.place.to_string();
+            tracing::warn!(server, reason = %trouble, "a Redis of the cache cannot be used; calls go on without it");
+            *logged = Some(trouble);
+        }
+    }
+
     /// Waits until the first attempt to connect is over.
     pub(super) async fn tried(&self) {
         loop {
@@ -282,9 +312,6 @@ impl Node {
     /// Keeps its connections until it is dropped.
     pub(super) async fn keep(self: Arc<Self>, ways: Arc<Ways>, news: Arc<News>) {
         let mut pauses = PAUSES.build();
-        // What the log was told, until it is over.
-        let mut logged: Option<Trouble> = None;
-        let server = self.place.to_string();
         loop {
             let begun = Instant::now();
             let made = timeout(CONNECT_MAX, self.pair(&ways, &news)).await.unwrap_or(Err(Trouble::Silent));
@@ -293,13 +320,14 @@ impl Node {
                     let number = self.number.fetch_add(1, Ordering::Relaxed);
                     // What was kept meanwhile may have changed unheard.
                     news.everything();
-                    news.connected(number > 0);
+                    news.connected(number > 0 || self.is_successor);
                     let (connection, lost) = (pair.commands.connection.clone(), Arc::clone(&pair.lost));
                     *self.live.lock().unwrap_or_else(PoisonError::into_inner) =
                         Some(Live { connection, number, lost });
                     self.set_trouble(None);
                     self.have_tried();
-                    if logged.take().is_some() {
+                    if self.lock_logged().take().is_some() {
+                        let server = self.place.to_string();
                         tracing::info!(server, "a Redis of the cache works again");
                     }
                     let lost = self.listen(pair, &ways).await;
@@ -309,7 +337,7 @@ impl Node {
                     self.set_trouble(trouble);
                     // That it takes no writes was told.
                     if let Some(trouble) = trouble.filter(|trouble| !trouble.refuses_writes()) {
-                        tell_of(&server, trouble, &mut logged);
+                        self.tell_of(trouble);
                     }
                     news.everything();
                     news.changed.notify_one();
@@ -321,7 +349,7 @@ impl Node {
                 Err(trouble) => {
                     self.set_trouble(Some(trouble));
                     self.have_tried();
-                    tell_of(&server, trouble, &mut logged);
+                    self.tell_of(trouble);
                     news.changed.notify_one();
                     if trouble.is_lasting() { Some(LASTING_PAUSE) } else { pauses.next() }
                 }
@@ -406,13 +434,5 @@ impl Node {
                 }
             }
         }
-    }
-}
-
-/// Tells the log of what is wrong with a server: when it begins, and when it turns into what somebody has to mend.
-fn tell_of(server: &str, trouble: Trouble, logged: &mut Option<Trouble>) {
-    if logged.is_none_or(|known| known != trouble && trouble.is_lasting()) {
-        tracing::warn!(server, reason = %trouble, "a Redis of the cache cannot be used; calls go on without it");
-        *logged = Some(trouble);
     }
 }

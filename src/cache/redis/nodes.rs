@@ -125,6 +125,8 @@ pub(super) struct Keeper {
     /// Who was asked last.
     asked: Option<(Place, Link)>,
     turns: Turns,
+    /// The log was told of an outage of a server that holds nothing any more.
+    is_outage_told: bool,
 }
 
 impl Keeper {
@@ -146,6 +148,7 @@ impl Keeper {
             kept: BTreeMap::new(),
             asked: None,
             turns: Turns::default(),
+            is_outage_told: false,
         }
     }
 
@@ -217,10 +220,16 @@ impl Keeper {
 
     /// Keeps connections to these, and to no others; whether all stand.
     async fn use_only(&mut self, found: Vec<(u16, u16, Place)>) -> bool {
-        self.kept.retain(|place, _| found.iter().any(|(.., known)| known == place));
+        let is_left = |place: &Place| !found.iter().any(|(.., known)| known == place);
+        let left: Vec<_> = self.kept.extract_if(.., |place, _| is_left(place)).collect();
+        self.is_outage_told |= left.iter().any(|(_, (node, _))| node.is_told_of());
+        // Each of them has one successor.
+        let mut lost = left.iter().filter(|(_, (node, _))| node.was_live()).count();
+        drop(left);
         for (.., place) in &found {
             if !self.kept.contains_key(place) {
-                let node = Node::new(place.clone(), self.url.kind == Kind::Cluster);
+                let node = Node::new(place.clone(), self.url.kind == Kind::Cluster, lost > 0);
+                lost = lost.saturating_sub(1);
                 let keeping = Arc::clone(&node).keep(Arc::clone(&self.ways), Arc::clone(&self.news));
                 let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
                 self.kept.insert(place.clone(), (node, keeping));
@@ -241,15 +250,24 @@ impl Keeper {
         };
         if !is_same {
             if self.url.kind != Kind::Single {
-                let servers: Vec<String> = self.kept.keys().map(ToString::to_string).collect();
-                tracing::info!(servers = servers.join(","), "these servers of Redis hold the cache now");
+                let servers = self.servers();
+                tracing::info!(servers, "these servers of Redis hold the cache now");
             }
             let map = Arc::new(Map { ranges, trouble: Some(Trouble::ClusterDown) });
             *self.map.write().unwrap_or_else(PoisonError::into_inner) = map;
             // A server that is left tells no more of what it held.
             self.news.everything();
         }
+        if is_well && std::mem::take(&mut self.is_outage_told) {
+            let servers = self.servers();
+            tracing::info!(servers, "the Redis of the cache works again: others took over from the lost");
+        }
         is_well
+    }
+
+    /// Those of now, for the log.
+    fn servers(&self) -> String {
+        self.kept.keys().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 
     /// Who holds which slots. Asks whoever told last, or where that one does not, each who may know, in turn.

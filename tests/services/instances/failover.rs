@@ -24,6 +24,10 @@ const READY: &str = r#""redis":{"status":"ready"}"#;
 const REFUSES: &str = "a Redis of the cache takes no writes";
 const TAKES: &str = "a Redis of the cache takes writes again";
 
+/// What it says when a server is lost, and when another one took over from it.
+const LOST: &str = "a Redis of the cache cannot be used";
+const TAKEN_OVER: &str = "the Redis of the cache works again";
+
 /// Two instances and what their clients see.
 struct Load {
     _service: Service,
@@ -68,6 +72,17 @@ impl Load {
         took
     }
 
+    /// Each instance said once that a server was lost, and once that another took over; that is a connection made anew.
+    async fn tell_of_one_outage(&self) {
+        for instance in &self.instances {
+            until("the end is told", async || times(&instance.said(), TAKEN_OVER) > 0).await;
+            let (log, metrics) = (instance.said(), instance.page("/metrics").await);
+            assert_eq!((times(&log, LOST), times(&log, TAKEN_OVER)), (1, 1), "{log}");
+            let reconnects = figure(&metrics, "tmws_redis_reconnects_total", "");
+            assert!((reconnects - 1.0).abs() < 0.5, "{reconnects}");
+        }
+    }
+
     /// Ends the clients. None of their calls failed, nor waited for long.
     async fn end(mut self, what: &str) {
         let during = self.seen.worst();
@@ -101,6 +116,7 @@ async fn a_cluster_that_loses_the_master_of_a_project_fails_no_call() {
     load.seen.more("receipts that tell", &load.seen.degraded, 5).await;
     load.seen.more("answers of the own layer meanwhile", &load.seen.local, 20).await;
     let again = load.recovers(killed).await;
+    load.tell_of_one_outage().await;
     println!("a master of a cluster killed: used again after {again:?}");
     load.end("a master of a cluster killed").await;
 }
@@ -114,6 +130,7 @@ async fn a_failover_of_sentinels_fails_no_call() {
     load.seen.more("receipts that tell", &load.seen.degraded, 5).await;
     load.seen.more("answers of the own layer meanwhile", &load.seen.local, 20).await;
     let again = load.recovers(killed).await;
+    load.tell_of_one_outage().await;
     println!("Sentinels failed over: used again after {again:?}");
     load.end("Sentinels failed over").await;
 }
