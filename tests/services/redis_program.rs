@@ -59,6 +59,34 @@ fn the_doctor_asks_all_addresses_and_says_which_one_told() {
 }
 
 #[test]
+fn the_doctor_tries_what_the_cache_does_and_says_what_is_not_allowed() {
+    let page = include_str!("../../docs/cache.md");
+    let user =
+        page.lines().find(|line| line.starts_with("user tmws on ")).unwrap().replace("PASSWORD", "s3cret");
+    let server = Server::start(&["user default on nopass +@all ~* &*", &user]);
+    let url = server.url().replace("//", "//tmws:s3cret@");
+    let (verdict, detail) = doctor(&url, None).unwrap();
+    assert!(verdict == "ok", "{verdict} {detail}");
+    for command in ["set", "get", "getrange", "time", "eval", "evalsha"] {
+        server.ask::<()>(&format!("ACL SETUSER tmws -{command}"));
+        let (verdict, detail) = doctor(&url, None).unwrap();
+        let lacking = format!("its user lacks +{command};");
+        assert!(verdict == "warn" && detail.contains(&lacking), "{command}: {verdict} {detail}");
+        server.ask::<()>(&format!("ACL SETUSER tmws +{command}"));
+    }
+    server.ask::<()>("ACL SETUSER tmws -set -eval");
+    let (verdict, detail) = doctor(&url, None).unwrap();
+    assert!(verdict == "warn" && detail.contains("its user lacks +set +eval;"), "{verdict} {detail}");
+    server.ask::<()>("ACL SETUSER tmws +set +eval resetkeys ~other:*");
+    let (verdict, detail) = doctor(&url, None).unwrap();
+    assert!(verdict == "warn" && detail.contains("its user lacks ~tmws:*;"), "{verdict} {detail}");
+    server.ask::<()>("ACL SETUSER tmws ~tmws:*");
+    server.ask::<()>("CONFIG SET maxmemory 1");
+    let (verdict, detail) = doctor(&url, None).unwrap();
+    assert!(verdict == "warn" && detail.contains("its memory is full"), "{verdict} {detail}");
+}
+
+#[test]
 fn tls_is_spoken_to_whom_a_root_certificate_vouches_for() {
     let fixture = |name: &str| format!("{}/fixtures/tls/{name}", env!("CARGO_MANIFEST_DIR"));
     let (certificate, key) = (fixture("cert.pem"), fixture("key.pem"));

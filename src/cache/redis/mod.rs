@@ -10,6 +10,7 @@ mod link;
 mod news;
 mod nodes;
 mod scripts;
+mod trial;
 mod trouble;
 mod url;
 
@@ -79,7 +80,7 @@ pub struct RedisFigures {
     pub skipped: u64,
     /// How long commands were waited for, in all.
     pub waited: Duration,
-    /// Connections made to a server that had been connected before.
+    /// Connections made to a server that had been connected before, or to one that took over from such a one.
     pub reconnects: u64,
     /// Entries that servers told of as changed by others.
     pub invalidations: u64,
@@ -365,7 +366,7 @@ impl Redis {
             if !self.map().nodes().any(|node| node.is_live()) {
                 permit.fail(Instant::now(), None);
             }
-            return self.skip("failed");
+            return self.skip("open");
         };
         if operation.writes() && node.refusing().is_some() {
             return self.skip("refused");

@@ -54,7 +54,12 @@ impl Trouble {
     pub(super) const fn is_lasting(self) -> bool {
         matches!(
             self,
-            Self::LoginRefused | Self::SentinelRefused | Self::Forbidden | Self::TooOld | Self::Untrusted | Self::NoCluster
+            Self::LoginRefused
+                | Self::SentinelRefused
+                | Self::Forbidden
+                | Self::TooOld
+                | Self::Untrusted
+                | Self::NoCluster
         )
     }
 
@@ -118,6 +123,6 @@ impl Trouble {
 }
 
 /// `ERR …`: what is not told by its first word.
-fn says(error: &RedisError, part: &str) -> bool {
+pub(super) fn says(error: &RedisError, part: &str) -> bool {
     error.detail().is_some_and(|detail| detail.contains(part))
 }

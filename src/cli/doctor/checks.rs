@@ -1,4 +1,4 @@
-//! The single checks. None of them changes anything: a store that is not there yet is not made.
+//! The single checks. None of them changes anything that lasts: a store that is not there yet is not made.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -94,7 +94,8 @@ async fn store(config: &Config, local: &Local) -> Finding {
     }
 }
 
-/// The layer of the cache that instances share: connected to, and nothing read; nothing where there is none.
+/// The layer of the cache that instances share: connected to, and what it does tried with a key of its own that lives
+/// for a second; nothing where there is none.
 pub(super) async fn redis(config: &Config) -> Option<Finding> {
     const SUBJECT: &str = "redis";
     let url = config.redis.clone()?;
@@ -102,10 +103,16 @@ pub(super) async fn redis(config: &Config) -> Option<Finding> {
     let breaker = Backends::default().breaker(BackendKind::Redis, SUBJECT);
     let redis = Redis::new(url, config.cache, breaker);
     let told = timeout(PATIENCE, redis.look()).await;
+    let works = matches!(told, Ok(Told::Well));
+    let lacking = if works { timeout(PATIENCE, redis.try_out()).await.unwrap_or_default() } else { None };
     let nodes = redis.figures().nodes;
     let asked = asked(&redis.asked());
     redis.close().await;
     Some(match told {
+        Ok(Told::Well) if let Some(lacking) = lacking => {
+            let detail = format!("{place}: {lacking}{asked}");
+            Finding::new(SUBJECT, Verdict::Warning, detail).with(json!({"url": place}))
+        }
         Ok(Told::Well) => {
             let servers = if nodes == 1 { "1 server".to_owned() } else { format!("{nodes} servers") };
             Finding::new(
