@@ -7,7 +7,10 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, Sink as _, Stream as _};
-use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use hyper::{
+    StatusCode,
+    header::{AUTHORIZATION, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL},
+};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
@@ -37,6 +40,13 @@ const UNSENT_BYTES_MAX: usize = 256 << 10;
 const PING_AFTER: Duration = Duration::from_secs(30);
 /// The server's answer to our close is waited for so long.
 const CLOSE_MAX: Duration = Duration::from_millis(100);
+
+/// Why a message was not taken.
+pub(super) struct NotTaken {
+    pub(super) why: String,
+    /// The message, where nothing of it can have left.
+    pub(super) unsent: Option<Vec<u8>>,
+}
 
 /// An open WebSocket.
 pub(super) struct Socket {
@@ -87,12 +97,16 @@ impl Socket {
             .map_err(|error| match error {
                 Error::Http(response) => {
                     let body = response.body().as_deref().unwrap_or_default();
-                    DialError::refused(refusal::of_status(
-                        response.status(),
-                        response.headers(),
-                        body,
-                        target.token_origin,
-                    ))
+                    let (status, headers) = (response.status(), response.headers());
+                    let text = refusal::of_status(status, headers, body, target.token_origin);
+                    // It ends, has no room, or stands behind a proxy that finds none: soon there may be one.
+                    let is_passing = matches!(
+                        status,
+                        StatusCode::BAD_GATEWAY
+                            | StatusCode::SERVICE_UNAVAILABLE
+                            | StatusCode::GATEWAY_TIMEOUT
+                    );
+                    if is_passing { DialError::passing(text) } else { DialError::refused(text) }
                 }
                 Error::Protocol(ProtocolError::HttparseError(_)) if !target.tls => {
                     DialError::refused(refusal::of_no_http("wss"))
@@ -122,14 +136,21 @@ impl Socket {
     }
 
     /// Hands one message over; [`Socket::next`] writes it.
-    pub(super) fn send(&mut self, frame: Vec<u8>) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// The connection is over.
+    pub(super) fn send(&mut self, frame: Vec<u8>) -> Result<(), NotTaken> {
+        if self.is_closing {
+            let why = self.closed.take().unwrap_or_else(|| "the server closed it".to_owned());
+            return Err(NotTaken { why, unsent: Some(frame) });
+        }
         let Ok(text) = String::from_utf8(frame) else {
             tracing::warn!("the host sent a line that is not UTF-8; no WebSocket can carry it");
             return Ok(());
         };
         self.unsent += text.len();
         self.holds_much |= text.len() >= BYTES_KEPT;
-        self.start(Message::text(text))
+        self.start(Message::text(text)).map_err(|why| NotTaken { why, unsent: None })
     }
 
     fn start(&mut self, message: Message) -> Result<(), String> {

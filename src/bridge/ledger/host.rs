@@ -26,7 +26,7 @@ impl Ledger {
                         return Verdict::Drop;
                     }
                     let purpose = Purpose::of(&method, message, frame);
-                    self.pending.entry(id).or_insert(Pending { purpose, is_sent: true });
+                    self.pending.entry(id).or_insert(Pending { purpose, is_sent: true, until: None });
                 }
                 Kind::Notification { method } => match &*method {
                     "notifications/initialized" => {

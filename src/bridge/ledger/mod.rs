@@ -31,6 +31,8 @@ struct Pending {
     purpose: Purpose,
     /// Whether it has left the bridge; else it waits for a connection.
     is_sent: bool,
+    /// Until when it may wait for one, from when it had to for the first time.
+    until: Option<Instant>,
 }
 
 /// What an answer means to the bridge.

@@ -65,6 +65,24 @@ fn what_waits_is_not_lost_with_a_connection_and_expires() {
 }
 
 #[test]
+fn what_no_connection_takes_goes_first_and_waits_no_longer_for_being_tried_often() {
+    let mut ledger = Ledger::default();
+    let frame = |id: u8| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#).into_bytes();
+    let (now, mut answers) = (Instant::now(), Vec::new());
+    for id in [1, 2] {
+        ledger.host_sent(&frame(id), &mut answers);
+        ledger.wait(frame(id), now, &mut answers, "no connection");
+    }
+    for _ in 0..3 {
+        assert_eq!(ledger.next_waiting(), Some(frame(1)));
+        ledger.wait_first(frame(1), now + WAIT_MAX / 2, &mut answers, "no connection");
+    }
+    assert_eq!(ledger.next_timeout(), Some(now + WAIT_MAX));
+    ledger.expire(Some(now + WAIT_MAX), "no connection", &mut answers);
+    assert_eq!(answers.len(), 2, "{:?}", texts(&answers));
+}
+
+#[test]
 fn a_cancelled_request_that_waits_is_forgotten() {
     let mut ledger = Ledger::default();
     let frame = br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;

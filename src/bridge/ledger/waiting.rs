@@ -28,20 +28,48 @@ impl Ledger {
         answers: &mut Vec<Vec<u8>>,
         why: &str,
     ) {
+        if let Some(waiting) = self.keep(frame, now, answers, why) {
+            self.waiting.push_back(waiting);
+        }
+    }
+
+    /// The same, before all that waits already.
+    pub(in crate::bridge) fn wait_first(
+        &mut self,
+        frame: Vec<u8>,
+        now: Instant,
+        answers: &mut Vec<Vec<u8>>,
+        why: &str,
+    ) {
+        if let Some(waiting) = self.keep(frame, now, answers, why) {
+            self.waiting.push_front(waiting);
+        }
+    }
+
+    fn keep(
+        &mut self,
+        frame: Vec<u8>,
+        now: Instant,
+        answers: &mut Vec<Vec<u8>>,
+        why: &str,
+    ) -> Option<Waiting> {
         let messages = Message::read_all(&frame);
         if messages.iter().any(|message| self.is_own(message)) {
             // It is said again in any case.
-            return;
+            return None;
         }
         let requests = requests(&messages);
+        let mut until = now + WAIT_MAX;
         for id in &requests {
-            if let Some(pending) = self.pending.get_mut(id) {
-                pending.is_sent = false;
+            let Some(pending) = self.pending.get_mut(id) else { continue };
+            pending.is_sent = false;
+            // However often no connection takes it: it waits no longer than that.
+            if !matches!(pending.purpose, Purpose::Listen { .. }) {
+                until = until.min(*pending.until.get_or_insert(until));
             }
         }
         if self.waiting.len() < WAITING_MAX {
-            self.waiting.push_back(Waiting { frame, requests, until: now + WAIT_MAX });
-            return;
+            return Some(Waiting { frame, requests, until });
         }
         for id in requests {
             self.fail(
@@ -50,6 +78,7 @@ impl Ledger {
                 answers,
             );
         }
+        None
     }
 
     /// Whether the bridge made the message itself, for a connection that is gone.

@@ -43,8 +43,10 @@ impl Relay {
     /// Keeps what was not sent, in its order, for the time when it can be.
     pub(super) fn wait_again(&mut self, first: Option<Vec<u8>>) {
         let mut answers = Vec::new();
-        for frame in first.into_iter().chain(self.take_queue()) {
-            self.ledger.wait(frame, Instant::now(), &mut answers, &self.why);
+        let frames: Vec<Vec<u8>> = first.into_iter().chain(self.take_queue()).collect();
+        // They came before those that wait already: each goes to the front, the last one first.
+        for frame in frames.into_iter().rev() {
+            self.ledger.wait_first(frame, Instant::now(), &mut answers, &self.why);
         }
         self.answer(answers);
     }
@@ -113,9 +115,14 @@ impl Relay {
 
     /// The connection, or the attempt to open the session on it, has failed.
     pub(super) fn lost(&mut self, why: &str) {
+        self.lost_with(why, None);
+    }
+
+    /// The same, found while `unsent` was to be sent: it is sent on the next connection.
+    pub(super) fn lost_with(&mut self, why: &str, unsent: Option<Vec<u8>>) {
         warn!(server = %self.target, why, "the connection was lost; connecting again");
         self.why = format!("the connection to {} was lost ({why})", self.target);
-        self.wait_again(None);
+        self.wait_again(unsent);
         match &mut self.link {
             Link::WebSocket(socket) => *socket = None,
             Link::Http(http) => http.abort(),

@@ -8,6 +8,7 @@ use crate::{
     bridge::{
         http,
         ledger::{Replayed, Verdict},
+        websocket::NotTaken,
     },
     exit::Exit,
     wire::{ErrorCode, FrameError, Line, RpcError},
@@ -65,8 +66,8 @@ impl Relay {
     pub(super) fn send(&mut self, frame: Vec<u8>) {
         match &mut self.link {
             Link::WebSocket(Some(socket)) => {
-                if let Err(why) = socket.send(frame) {
-                    self.lost(&why);
+                if let Err(NotTaken { why, unsent }) = socket.send(frame) {
+                    self.lost_with(&why, unsent);
                 }
             }
             Link::WebSocket(None) => {}

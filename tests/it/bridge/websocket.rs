@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::{
     Message, WebSocket, accept_hdr,
     handshake::server::{Request, Response},
     http::HeaderValue,
-    protocol::frame::coding::CloseCode,
+    protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
 /// The server's end of one connection, and the handshake's request.
@@ -189,16 +189,58 @@ fn a_close_of_the_server_is_told_with_its_reason() {
     let (mut bridge, mut peer, _listener) = open();
     bridge.send(&call("1", "t"));
     peer.receive();
-    peer.socket
-        .close(Some(tokio_tungstenite::tungstenite::protocol::CloseFrame {
-            code: CloseCode::Away,
-            reason: "shutting down".into(),
-        }))
-        .unwrap();
+    peer.socket.close(Some(CloseFrame { code: CloseCode::Away, reason: "shutting down".into() })).unwrap();
     let _ = peer.socket.flush();
     drop(peer);
     let why = bridge.receive_error("1");
     assert!(why.contains("the server closed it (1001: shutting down)"), "{why}");
+}
+
+/// The server has closed, and the bridge knows; the end of the connection is yet to come.
+fn closing(peer: &mut Peer) {
+    let frame = CloseFrame { code: CloseCode::Away, reason: "shutting down".into() };
+    peer.socket.close(Some(frame)).unwrap();
+    assert!(peer.socket.read().unwrap().is_close());
+}
+
+#[test]
+fn what_no_closing_connection_takes_is_sent_on_the_next_one_in_its_order() {
+    let (mut bridge, mut peer, listener) = open();
+    bridge.send(&call("1", "sent"));
+    peer.receive();
+    closing(&mut peer);
+    bridge.send(&call("2", "unsent"));
+    bridge.send(&call("3", "later"));
+    assert!(bridge.receive_error("1").contains("It may or may not have been carried out"));
+    let mut next = Peer::accept(&listener);
+    let again = next.receive();
+    assert_eq!(again["method"], "initialize");
+    next.send(&initialize_answer(&again["id"], "2025-11-25"));
+    assert_eq!(next.receive_text(), INITIALIZED);
+    for id in ["2", "3"] {
+        let sent = next.receive();
+        assert_eq!(sent["id"].to_string(), id, "{sent}");
+        next.send(&empty_answer(&sent["id"]));
+        let answer = bridge.receive();
+        assert_eq!(answer, json!({"jsonrpc": "2.0", "id": sent["id"], "result": {}}));
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_for_the_moment_is_waited_for() {
+    use std::io::{Read, Write};
+    let (listener, address) = listen();
+    let mut bridge = Bridge::start(&[&format!("ws://{address}")]);
+    bridge.send(INITIALIZE);
+    for status in ["503 Service Unavailable", "502 Bad Gateway"] {
+        let mut stream = accept(&listener);
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).unwrap();
+    }
+    let mut peer = Peer::accept(&listener);
+    assert_eq!(peer.receive_text(), INITIALIZE);
+    peer.send(&initialize_answer(&json!(0), "2025-11-25"));
+    assert_eq!(bridge.receive()["result"]["protocolVersion"], "2025-11-25");
 }
 
 #[test]
