@@ -94,6 +94,10 @@ impl Service for Traced {
         self.inner.needs(method, params)
     }
 
+    fn reads_only(&self, method: Method, params: &Map<String, Value>) -> bool {
+        self.inner.reads_only(method, params)
+    }
+
     fn mirrored(&self, tool: &str) -> Arc<[MirroredArgument]> {
         self.inner.mirrored(tool)
     }

@@ -27,8 +27,13 @@ pub(super) const BACKSTOP: Duration = Duration::from_secs(1);
 /// Logs that a legacy client gets before it sets a level, where it is told anything unasked: there the server chooses.
 const LOG_LEVEL_DEFAULT: LogLevel = LogLevel::Info;
 /// What is said of calls that the end of the server cuts off.
-pub(super) const STOPPING: &str =
-    "was not finished, as the server is shutting down: call again after a reconnect";
+pub(super) const STOPPING: (&str, &str) =
+    ("was not finished, as the server is shutting down", "call again after a reconnect");
+/// What is said of those that it does not let begin.
+pub(super) const UNBEGUN: &str = "was not begun, as the server is shutting down";
+/// What is advised where something may have been changed until then.
+pub(super) const LOOK_FIRST: &str =
+    "what it was to change may or may not be changed; look before you call it again";
 /// Places for outputs that an idle connection keeps; a burst's are given back.
 const OUTPUTS_KEPT: usize = 8;
 /// Most messages kept back until the client says that it is initialized.
@@ -233,11 +238,22 @@ impl Connection {
     }
 
     /// The same connection with a legacy session that `client` opened elsewhere and that is initialized already: HTTP
-    /// sessions outlive connections and move between instances. Log level and subscriptions begin anew.
+    /// sessions outlive connections and move between instances. Log level and subscriptions begin anew. What the client
+    /// is asked is numbered after `asked`: a number that tells these questions from those of where the session was before,
+    /// which the client may still answer.
     #[must_use]
-    pub fn with_session(mut self, client: Client) -> Self {
+    pub fn with_session(mut self, client: Client, asked: u32) -> Self {
+        self.next_ask = asked.into();
         self.session = Some(Session { initialized: true, ..Session::open(client) });
         self
+    }
+
+    /// The service says that a call only reads: should it be stopped, it may simply be called again. Of a call of a tool
+    /// this is not known otherwise.
+    pub fn set_reads_only(&mut self, call: CallId) {
+        if let Some(call) = self.inflight.get_mut(call) {
+            call.may_change = false;
+        }
     }
 
     /// Time passed: ends what took too long. Call when [`Connection::poll_timeout`] is due; earlier does no harm.
@@ -276,7 +292,10 @@ impl Connection {
         self.end_listens();
         self.fail_asking("the server is shutting down");
         self.is_stopping = true;
-        self.stop_running(STOPPING);
+        let (why, advice) = STOPPING;
+        for name in self.inflight.names() {
+            self.stop(name, why, advice);
+        }
         // What still waits in the backlog is answered too; none of it is begun.
         self.resume(now);
     }

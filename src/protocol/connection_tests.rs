@@ -510,6 +510,39 @@ fn the_end_of_input_lets_calls_finish_and_the_drain_deadline_does_not() {
 }
 
 #[test]
+fn a_call_that_is_stopped_says_whether_something_may_have_been_changed() {
+    let message = |answer: &Value| answer["result"]["content"][0]["text"].as_str().unwrap().to_owned();
+    for is_end in [true, false] {
+        let mut peer = Peer::in_session("2025-11-25", &json!({}));
+        peer.say(&call("1", "writes"));
+        peer.say(&call("2", "reads"));
+        peer.connection.set_reads_only(peer.calls[1].id);
+        if is_end {
+            peer.connection.handle_drain_deadline(peer.now);
+        } else {
+            peer.now.monotonic = peer.connection.poll_timeout().unwrap();
+            peer.connection.handle_timeout(peer.now);
+        }
+        peer.drain();
+        let answers = peer.take();
+        let (writes, reads) = (message(&answers[0]), message(&answers[1]));
+        assert!(writes.contains("may or may not be changed; look before you call it again"), "{writes}");
+        let advice = if is_end { "call again after a reconnect" } else { "ask for less, or try again" };
+        assert!(reads.contains(advice) && !reads.contains("may or may not"), "{reads}");
+    }
+}
+
+#[test]
+fn what_comes_after_the_last_moment_is_said_not_to_have_begun() {
+    let mut peer = Peer::in_session("2025-11-25", &json!({}));
+    peer.connection.handle_drain_deadline(peer.now);
+    peer.say(&call("1", "writes"));
+    let answer = peer.take_one().to_string();
+    assert!(answer.contains("was not begun") && !answer.contains("may or may not"), "{answer}");
+    assert!(peer.calls.is_empty());
+}
+
+#[test]
 fn progress_increases_and_logs_keep_to_their_level() {
     let mut peer = Peer::in_session("2025-03-26", &json!({}));
     peer.say(
@@ -695,7 +728,7 @@ fn a_session_opened_elsewhere_goes_on_here() {
         Signer::new([1; 32]),
         BatchAnswers::Array,
     )
-    .with_session(client);
+    .with_session(client, 0);
     peer.say(&call("1", "t"));
     peer.reply(peer.last_call(), text("x"));
     assert_eq!(peer.take_one()["result"], json!({"content": [{"type": "text", "text": "x"}]}));

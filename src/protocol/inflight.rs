@@ -64,6 +64,8 @@ pub(super) struct InFlight {
     pub(super) is_retry: bool,
     /// How often the client was asked, in the legacy era.
     pub(super) rounds: u32,
+    /// Whether it may have changed something by the time it is stopped.
+    pub(super) may_change: bool,
     /// When the current stage must have ended.
     pub(super) deadline: Instant,
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     About, CallError, CallId, Connection, LogLevel, Notice, Now, Output, Reply,
     batch::Slot,
-    connection::Answer,
+    connection::{Answer, LOOK_FIRST},
     fit,
     incoming::beginning,
     inflight::{InFlight, Progress, Stage},
@@ -88,31 +88,25 @@ impl Connection {
                     vec![("method", method.as_str().to_owned())],
                 );
                 let seconds = self.deadline_of(method).as_secs_f64();
-                let reason =
-                    format!("gave no answer within {seconds} s and was stopped: ask for less, or try again");
-                self.stop(name, &reason);
+                let why = format!("gave no answer within {seconds} s and was stopped");
+                self.stop(name, &why, "ask for less, or try again");
             }
             Stage::Asking { .. } => self.fail_asker(name, "the client did not answer in time"),
         }
     }
 
-    /// Stops all running calls, with an answer.
-    pub(super) fn stop_running(&mut self, reason: &str) {
-        for name in self.inflight.names() {
-            self.stop(name, reason);
-        }
-    }
-
-    fn stop(&mut self, name: CallId, reason: &str) {
+    /// Stops a running call, with an answer.
+    pub(super) fn stop(&mut self, name: CallId, why: &str, advice: &str) {
         if let Some(call) = self.inflight.remove(name) {
             self.emit(Output::Cancel(name));
-            self.finish_stopped(&call, reason);
+            self.finish_stopped(&call, why, advice);
         }
     }
 
-    /// Ends a request that got no result because it was not let go on.
-    pub(super) fn finish_stopped(&mut self, call: &InFlight, reason: &str) {
-        let outcome = call.failure("deadline", format!("{} {reason}", subject(call)));
+    /// Ends a request that got no result because it was not let go on. The advice is for one that changes nothing.
+    pub(super) fn finish_stopped(&mut self, call: &InFlight, why: &str, advice: &str) {
+        let advice = if call.may_change { LOOK_FIRST } else { advice };
+        let outcome = call.failure("deadline", format!("{} {why}: {advice}", subject(call)));
         self.finish(call, outcome);
     }
 
@@ -516,7 +510,7 @@ pub(super) fn missing_capability(call: &InFlight, required: Map<String, Value>) 
 }
 
 /// What a call is about, for a person: `tool "x"`.
-fn subject(call: &InFlight) -> String {
+pub(super) fn subject(call: &InFlight) -> String {
     let params = call.request.params();
     let name = params.get("name").or_else(|| params.get("uri")).and_then(Value::as_str).unwrap_or_default();
     let name = beginning(name);

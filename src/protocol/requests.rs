@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 use super::{
     Answers, Call, CallId, Capabilities, Client, Connection, LogLevel, Now, Output,
     batch::Slot,
-    connection::{BACKSTOP, STOPPING},
+    connection::{BACKSTOP, STOPPING, UNBEGUN},
     incoming::text,
     inflight::{InFlight, Progress, Stage},
     meta,
-    replies::undeclared,
+    replies::{subject, undeclared},
     rules::{self, Situation},
     signer::State,
     tasks,
@@ -150,6 +150,7 @@ impl Connection {
             name: CallId(0),
             task: tasks::offer(&self.profile.capabilities, &client, &request),
             deadline: now.monotonic + self.deadline_of(request.method()) + BACKSTOP,
+            may_change: request.method() == Method::ToolsCall,
             request: Arc::new(request),
             client,
             progress,
@@ -190,7 +191,12 @@ impl Connection {
     /// Hands a call to the service, under a fresh name.
     pub(super) fn dispatch(&mut self, call: InFlight, answers: Option<Answers>) {
         if self.is_stopping {
-            return self.finish_stopped(&call, STOPPING);
+            let (why, advice) = STOPPING;
+            if call.is_retry || call.rounds > 0 {
+                return self.finish_stopped(&call, why, advice);
+            }
+            let outcome = call.failure("deadline", format!("{} {UNBEGUN}: {advice}", subject(&call)));
+            return self.finish(&call, outcome);
         }
         let dispatched = Call {
             id: CallId(0),

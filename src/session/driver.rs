@@ -401,6 +401,9 @@ impl Driver {
     /// Starts a call; its reply, where it is ready at once.
     fn start(&mut self, now: Now, call: Call) -> Option<Reply> {
         let id = call.id;
+        if self.service.reads_only(call.method(), call.params()) {
+            self.connection.set_reads_only(id);
+        }
         let deadline = match call.method() {
             // It waits for a task, which may take longer than any call.
             Method::TasksResult => self.connection.deadline_of(Method::TasksResult),

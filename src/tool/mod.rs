@@ -194,6 +194,13 @@ pub trait Service: Send + Sync + 'static {
         Rights::NONE
     }
 
+    /// Whether a request changes nothing, whatever becomes of it, judged by method and params alone: of one that was
+    /// stopped, its caller is told else that something may have been changed.
+    fn reads_only(&self, method: Method, params: &Map<String, Value>) -> bool {
+        let _ = params;
+        method != Method::ToolsCall
+    }
+
     /// The arguments of `tool` that are repeated in headers.
     fn mirrored(&self, tool: &str) -> Arc<[MirroredArgument]> {
         let _ = tool;

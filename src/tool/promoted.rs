@@ -115,6 +115,12 @@ impl Promoted {
         engine::rights_to_call(&self.pattern)
     }
 
+    /// Whether a call of it changes nothing.
+    #[must_use]
+    pub fn reads_only(&self) -> bool {
+        self.pattern.effect == Effect::ReadOnly
+    }
+
     /// The tool in the newest shape, as it is listed.
     #[must_use]
     pub fn listed(&self, offers_tasks: bool) -> Value {

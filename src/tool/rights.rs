@@ -27,6 +27,17 @@ impl ToolName {
     }
 }
 
+impl ToolName {
+    /// Whether a call of it changes nothing.
+    #[must_use]
+    pub const fn reads_only(self) -> bool {
+        match self {
+            Self::ExecutePattern | Self::GetResult | Self::FindPatterns => true,
+            Self::Remember => false,
+        }
+    }
+}
+
 /// What a request needs; `promoted` are the tools that patterns are.
 pub(super) fn needs(method: Method, params: &Map<String, Value>, promoted: &[Promoted]) -> Rights {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();

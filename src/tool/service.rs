@@ -330,6 +330,17 @@ impl Service for TmwsService {
         rights::needs(method, params, &self.shelf.promoted())
     }
 
+    fn reads_only(&self, method: Method, params: &Map<String, Value>) -> bool {
+        let Some(name) = params.get("name").and_then(Value::as_str) else {
+            return method != Method::ToolsCall;
+        };
+        method != Method::ToolsCall
+            || match ToolName::parse(name) {
+                Some(tool) => tool.reads_only(),
+                None => self.shelf.promoted().iter().any(|tool| tool.tool() == name && tool.reads_only()),
+            }
+    }
+
     fn events(&self) -> broadcast::Receiver<Change> {
         self.events.subscribe()
     }

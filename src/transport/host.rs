@@ -80,6 +80,15 @@ pub struct Seat {
     pub mailbox: Arc<Mailbox>,
 }
 
+/// After which number the questions of a session that was opened elsewhere are numbered. Where it was opened, they began at
+/// 1; where it was restored before, at another such number. What old clients read into 32 bits fits.
+fn first_question() -> u32 {
+    let mut bytes = [0; 4];
+    // Without randomness nothing here can be safe.
+    getrandom::fill(&mut bytes).expect("the system has randomness");
+    (u32::from_be_bytes(bytes) >> 2) | 1 << 30
+}
+
 impl Host {
     /// A host with defaults for all but who serves, who is let in, the keys and the clock: default limits, no audit log,
     /// nothing that health depends on. Its calls run on the runtime that this is called in.
@@ -160,7 +169,7 @@ impl Host {
             batch_answers,
         );
         let connection = match client {
-            Some(client) => connection.with_session(client),
+            Some(client) => connection.with_session(client, first_question()),
             None => connection,
         };
         let identity = Identity::known(
