@@ -5,6 +5,7 @@ mod exchange;
 mod post;
 
 use std::{
+    cell::Cell,
     collections::{HashMap, VecDeque},
     rc::Rc,
     time::Duration,
@@ -73,6 +74,10 @@ struct Running {
     opens_listener: bool,
     /// The modern request that it carries: closing its stream cancels it.
     modern: Option<RequestId>,
+    /// The requests that it carries.
+    requests: Vec<RequestId>,
+    /// The server had no place for it: it is posted again after a while.
+    pausing: Rc<Cell<bool>>,
     task: AbortHandle,
 }
 
@@ -224,9 +229,12 @@ impl Http {
 
     fn start(&mut self, frame: Bytes) {
         if let Some(id) = cancelled(&frame) {
-            let running = self.running.iter().find(|(_, running)| running.modern.as_ref() == Some(&id));
+            let running = self.running.iter().find(|(_, running)| {
+                running.modern.as_ref() == Some(&id)
+                    || (running.pausing.get() && running.requests == [id.clone()])
+            });
             if let Some(ticket) = running.map(|(ticket, _)| *ticket) {
-                // In 2026-07-28 the closed stream is the cancellation.
+                // In 2026-07-28 the closed stream is the cancellation; what the server has refused it knows nothing of.
                 if let Some(running) = self.running.remove(&ticket) {
                     running.task.abort();
                 }
@@ -238,14 +246,19 @@ impl Http {
         let ticket = self.next_ticket;
         let (is_request, is_barrier) = (post.is_request(), post.is_barrier());
         let (opens_listener, modern) = (post.opens_listener(), post.modern_request());
-        let (shared, reporter) = (Rc::clone(&self.shared), self.reporter.clone());
+        let (requests, pausing) = (post.requests().to_vec(), Rc::new(Cell::new(false)));
+        let (shared, reporter, is_pausing) =
+            (Rc::clone(&self.shared), self.reporter.clone(), Rc::clone(&pausing));
         let task = spawn_local(async move {
-            let ending = post.run(&shared, frame, &reporter).await;
+            let ending = post.run(&shared, frame, &is_pausing, &reporter).await;
             // The bridge itself holds the other end.
             let _ = reporter.send(Report::Ended { ticket, ending }).await;
         });
         let task = task.abort_handle();
-        self.running.insert(ticket, Running { is_request, is_barrier, opens_listener, modern, task });
+        self.running.insert(
+            ticket,
+            Running { is_request, is_barrier, opens_listener, modern, requests, pausing, task },
+        );
     }
 
     /// Opens the stream on which the server sends what belongs to no request.

@@ -1,17 +1,20 @@
 //! One message posted, and what comes back for it: JSON, an event stream, or a status.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{
     Method, Response, StatusCode,
     body::Incoming,
-    header::{CONTENT_TYPE, HeaderName, HeaderValue},
+    header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 
 use super::{
     Ending, Report,
@@ -35,6 +38,10 @@ const RESUME_AFTER: Duration = Duration::from_millis(100);
 const RESUME_AFTER_MAX: Duration = Duration::from_secs(30);
 /// Resumed in a row without a message in between.
 const RESUMED_MAX: u32 = 20;
+/// A request that a server has no place for now is asked again after at least so long.
+const AGAIN_AFTER_MIN: Duration = Duration::from_millis(100);
+/// For so long in all.
+const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// What requests were told before, so that the answer stays the caller's.
 const IN_FLIGHT: &str = "while this request was in flight. It may or may not have been carried out; it was not sent again: whether to call again is up to you";
 
@@ -106,29 +113,62 @@ impl Post {
     }
 
     /// Posts it and reports all that comes back.
-    pub(super) async fn run(self, shared: &Shared, frame: Bytes, reporter: &mpsc::Sender<Report>) -> Ending {
+    ///
+    /// A 503 with `Retry-After` says that nothing was carried out and when to ask again, which is done for a while;
+    /// meanwhile `pausing` is set.
+    pub(super) async fn run(
+        self,
+        shared: &Shared,
+        frame: Bytes,
+        pausing: &Cell<bool>,
+        reporter: &mpsc::Sender<Report>,
+    ) -> Ending {
+        let until = Instant::now() + AGAIN_MAX;
+        loop {
+            match self.once(shared, frame.clone(), until, reporter).await {
+                Told::Ending(ending) => return ending,
+                Told::Later(pause) => {
+                    pausing.set(true);
+                    sleep(pause).await;
+                    pausing.set(false);
+                }
+            }
+        }
+    }
+
+    async fn once(
+        &self,
+        shared: &Shared,
+        frame: Bytes,
+        until: Instant,
+        reporter: &mpsc::Sender<Report>,
+    ) -> Told {
         let session = if self.routing.is_modern() { None } else { shared.session.borrow().clone() };
         let request = shared.request(Method::POST, &self.routing, frame.clone());
         let (response, sender) = match shared.send(request).await {
             Ok(answered) => answered,
-            Err(Failed::Unsent(why)) => return Ending::Unsent { message: Some(frame), why },
+            Err(Failed::Unsent(why)) => return Told::Ending(Ending::Unsent { message: Some(frame), why }),
             Err(Failed::InFlight(why)) => {
                 self.fail(
                     &format!("the connection to {} was lost ({why}) {IN_FLIGHT}", shared.target),
                     reporter,
                 )
                 .await;
-                return Ending::Done;
+                return Told::Ending(Ending::Done);
             }
         };
         let status = response.status();
         if status == StatusCode::NOT_FOUND && session.is_some() {
-            return Ending::SessionGone { message: Some(frame), session };
+            return Told::Ending(Ending::SessionGone { message: Some(frame), session });
         }
         if self.method == "initialize"
             && let Some(id) = response.headers().get(HeaderName::from_static("mcp-session-id"))
         {
             *shared.session.borrow_mut() = Some(id.clone());
+        }
+        if let Some(pause) = pause(&response).filter(|pause| Instant::now() + *pause < until) {
+            tracing::warn!(server = %shared.target, ?pause, "the server has no place for a message now; it is sent again");
+            return Told::Later(pause);
         }
         if !status.is_success() {
             self.refused(shared, response, reporter).await;
@@ -137,7 +177,7 @@ impl Post {
                 Ok(()) => {}
                 // A subscription changes nothing: it is made again.
                 Err(broken) if self.is_listen() => {
-                    return Ending::Unsent { message: Some(frame), why: broken.why };
+                    return Told::Ending(Ending::Unsent { message: Some(frame), why: broken.why });
                 }
                 Err(Broken { why, open }) => {
                     let why = format!("the stream of {} was lost ({why}) {IN_FLIGHT}", shared.target);
@@ -147,7 +187,7 @@ impl Post {
         } else {
             self.answered(shared, response, sender, reporter).await;
         }
-        Ending::Done
+        Told::Ending(Ending::Done)
     }
 
     /// Answers every request of it in the server's stead.
@@ -239,6 +279,22 @@ impl Post {
         }
         Err(Broken { why: read.err().unwrap_or_else(|| "it ended early".to_owned()), open: position.open })
     }
+}
+
+/// What came of posting a message once.
+enum Told {
+    Ending(Ending),
+    /// Nothing: it was refused, and may be posted again after so long.
+    Later(Duration),
+}
+
+/// After how long a server that has no place now wants to be asked again, where it says so.
+fn pause(response: &Response<Incoming>) -> Option<Duration> {
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).max(AGAIN_AFTER_MIN))
 }
 
 /// A stream that ended before all was said.

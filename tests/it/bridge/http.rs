@@ -357,6 +357,41 @@ fn a_refusal_becomes_an_error_of_its_request() {
 }
 
 #[test]
+fn what_a_server_has_no_place_for_is_asked_again_when_it_says_unless_it_was_cancelled() {
+    let (mut bridge, _stream, listener) = open();
+    let full = |exchange: Exchange, after: &str| {
+        exchange.answer("503 Service Unavailable", &format!("Retry-After: {after}\r\n"), "no place");
+    };
+    bridge.send(&call("1", "t"));
+    for _ in 0..3 {
+        let exchange = Exchange::accept(&listener);
+        assert_eq!(exchange.body, call("1", "t"));
+        full(exchange, "0");
+    }
+    let exchange = Exchange::accept(&listener);
+    assert_eq!((exchange.body.as_str(), exchange.header("mcp-session-id")), (&*call("1", "t"), "one"));
+    exchange.answer_json(&empty_answer(&json!(1)));
+    assert_eq!(bridge.receive(), json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
+    // Longer than anybody waits, or unsaid: an answer.
+    bridge.send(&call("2", "t"));
+    full(Exchange::accept(&listener), "60");
+    assert!(bridge.receive_error("2").contains("503"));
+    bridge.send(&call("3", "t"));
+    Exchange::accept(&listener).answer("503 Service Unavailable", "", "");
+    assert!(bridge.receive_error("3").contains("503"));
+    // What is cancelled while it waits is neither asked again nor told to the server, which knows nothing of it.
+    bridge.send(&call("4", "t"));
+    full(Exchange::accept(&listener), "1");
+    while !bridge.log.recv_timeout(PATIENCE).unwrap().contains("has no place") {}
+    bridge.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":4}}"#);
+    bridge.send(&call("5", "t"));
+    let exchange = Exchange::accept(&listener);
+    assert_eq!(exchange.body, call("5", "t"));
+    exchange.answer_json(&empty_answer(&json!(5)));
+    assert_eq!(bridge.receive()["id"], 5);
+}
+
+#[test]
 fn a_server_that_comes_back_finds_the_session_opened_anew() {
     let (mut bridge, stream, listener) = open();
     let address = listener.local_addr().unwrap();
