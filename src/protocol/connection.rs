@@ -340,7 +340,14 @@ impl Connection {
     /// Whether the driver may hand in another frame.
     #[must_use]
     pub fn accepts_input(&self) -> bool {
-        !self.is_eof && self.backlog.is_empty() && self.has_room()
+        !self.is_eof && self.has_place()
+    }
+
+    /// Whether another request could be begun, though no further input may be expected: what arrives nevertheless, while
+    /// the server ends, is served as what came before it.
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        self.backlog.is_empty() && self.has_room()
     }
 
     /// Whether nothing is left to be done: input has ended, every request is answered, every output taken.

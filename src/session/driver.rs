@@ -329,7 +329,13 @@ impl Driver {
     /// but still work until it has ended: of these, too, there are only so many.
     #[must_use]
     pub fn accepts_input(&self) -> bool {
-        self.connection.accepts_input()
+        self.connection.accepts_input() && self.has_place()
+    }
+
+    /// Whether another request could be begun, be it that input has ended ([`Connection::has_place`]).
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        self.connection.has_place()
             && self.running.len() < 2 * self.connection.inflight_max() + self.connection.waiting()
     }
 

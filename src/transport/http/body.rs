@@ -11,15 +11,18 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::{
     StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
 
 use super::{Response, server::Site};
 use crate::{
-    schema::Sealed,
+    schema::{Gate, Sealed},
     transport::io::Line,
     wire::{ErrorCode, RequestId, RpcError},
 };
+
+/// After how long a request that found no place is worth another try.
+const RETRY_AFTER_S: u16 = 1;
 
 /// A stream of events. Dropping it is how hyper says that the client has gone.
 pub type Events = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Infallible> + Send>>;
@@ -126,6 +129,20 @@ pub(super) fn refusal(site: &Site, status: StatusCode, id: Option<&RequestId>, e
         // Without a revision every code may go without an id, so that nothing leads here.
         Err(_) => text(status, error.message.as_str()),
     }
+}
+
+/// 503: nothing of the request was carried out, and soon it will be. What tells so is a JSON-RPC error and `Retry-After`.
+pub(super) fn unavailable(gate: Gate, reason: &str) -> Response {
+    let error = RpcError::new(ErrorCode::InternalError, reason)
+        .with_data(serde_json::json!({"retryAfterMs": u64::from(RETRY_AFTER_S) * 1_000}));
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let mut response = match gate.seal_error(None, None, &error) {
+        Ok(frame) => json(status, frame),
+        // Without a revision every code may go without an id, so that nothing leads here.
+        Err(_) => text(status, reason),
+    };
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+    response
 }
 
 /// Refuses a request before its body was looked at: a POST as an error response without id, others in words.

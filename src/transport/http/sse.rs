@@ -64,7 +64,7 @@ pub(super) async fn answer(
 async fn open(site: &Arc<Site>, entrant: &Entrant, request: &Request) -> Response {
     let host = &site.host;
     if host.stopping.is_cancelled() {
-        return body::text(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
+        return body::unavailable(*host.gate, "the server is shutting down: connect again in a moment");
     }
     let signer = host.signer_for(entrant).await;
     let name: Box<str> = Host::random_name().into();

@@ -4,8 +4,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     header::{
-        ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-        SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+        ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+        SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
     },
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -70,7 +70,10 @@ impl HandshakeError {
                 headers.insert(CONNECTION, UPGRADE_TOKEN);
                 headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
             }
-            Self::Key | Self::Shape | Self::Stopping => {}
+            Self::Stopping => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::Key | Self::Shape => {}
         }
         response
     }

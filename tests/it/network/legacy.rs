@@ -323,6 +323,8 @@ async fn a_session_goes_on_at_another_instance_with_the_same_key() {
     let mut asked = client.post(&call(2, "ask", json!({}))).await;
     let (_, ask) = next_json(&mut asked).await;
     assert_eq!(ask["method"], "elicitation/create");
+    // What was asked where it was before, it may still answer: the numbers there begin at 1.
+    assert!(ask["id"].as_i64().is_some_and(|id| id > 1 << 20 && id < 1 << 31), "{ask}");
     client.http = stranger.http().await;
     assert_eq!(client.post(&whoami).await.status, 404);
 }
@@ -456,7 +458,9 @@ async fn the_sessions_in_memory_are_bounded() {
     // Those in use stay.
     let _streams = [clients[0].listen(&server, None).await, clients[1].listen(&server, None).await];
     let refused = clients[2].post(&call(2, "echo", json!({}))).await;
-    assert_eq!(refused.status, 503);
+    assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (503, "1"));
+    let error = refused.json().await["error"].clone();
+    assert_eq!(error["data"], json!({"retryAfterMs": 1_000}), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -841,5 +845,41 @@ async fn a_stopping_server_answers_what_runs_and_ends_its_streams() {
     let answer = late.await.unwrap().json().await;
     assert_eq!(answer["id"], 2);
     drop((client, session_stream, stream));
+    server.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_while_the_server_ends_is_served() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let server = Server::start().await;
+    let client = Client::open(&server, D).await;
+    let mut session_stream = client.listen(&server, None).await;
+    let session = format!("mcp-session-id: {}\r\n", client.session);
+    let messages =
+        [(session, call(7, "echo", json!({"text": "late"}))), (String::new(), initialize(D, &json!({})))];
+    let mut begun = Vec::new();
+    for (header, message) in messages {
+        let body = message.to_string();
+        let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let head = format!(
+            "POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\naccept: application/json, \
+             text/event-stream\r\n{header}expect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut seen = [0; 256];
+        let count = within("that the body is wanted", stream.read(&mut seen)).await.unwrap();
+        assert!(seen[..count].starts_with(b"HTTP/1.1 100 "));
+        begun.push((stream, body));
+    }
+    server.stop();
+    assert_eq!(session_stream.message().await, None, "the session knows");
+    for (mut stream, body) in begun {
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        within("the answer", stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"result\""), "{answer}");
+    }
+    drop((client, session_stream));
     server.ended().await;
 }

@@ -138,9 +138,6 @@ pub(super) async fn other(site: &Arc<Site>, entrant: &Entrant, request: Request)
 /// Opens a session.
 async fn open(site: &Arc<Site>, entrant: &Entrant, message: Message) -> Response {
     let host = &site.host;
-    if host.stopping.is_cancelled() {
-        return body::text(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down");
-    }
     let signer = host.signer_for(entrant).await;
     let (mut response, opened) = Session::open(host, entrant, &signer, message);
     let Some((session, id)) = opened else { return response };
@@ -148,7 +145,7 @@ async fn open(site: &Arc<Site>, entrant: &Entrant, message: Message) -> Response
         return body::empty(StatusCode::INTERNAL_SERVER_ERROR);
     };
     if let Err(Full) = site.sessions.insert(host, &id, session) {
-        return full();
+        return full(site);
     }
     Sessions::keep(site);
     response.headers_mut().insert(SESSION_ID, header);
@@ -199,7 +196,7 @@ async fn find(site: &Arc<Site>, entrant: &Entrant, id: &str) -> Result<Arc<Sessi
             Ok(session)
         }
         Ok(None) => Err(no_such_session(site)),
-        Err(Full) => Err(full()),
+        Err(Full) => Err(full(site)),
     }
 }
 
@@ -209,8 +206,8 @@ fn no_such_session(site: &Site) -> Response {
     body::refusal(site, StatusCode::NOT_FOUND, None, &error)
 }
 
-fn full() -> Response {
-    body::text(StatusCode::SERVICE_UNAVAILABLE, "too many sessions are open here: try again in a moment")
+fn full(site: &Site) -> Response {
+    body::unavailable(*site.host.gate, "too many sessions are open here: try again in a moment")
 }
 
 fn not_allowed(allowed: &'static str) -> Response {

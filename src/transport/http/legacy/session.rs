@@ -235,14 +235,9 @@ impl Session {
         if let Some(refusal) = self.refuse(&state, &arrived) {
             return Taken::Answered(refusal);
         }
-        let waits = !arrived.ids.is_empty() && !state.driver.accepts_input();
+        // While the server ends, what still arrives is served as well: other instances may not have the session yet.
+        let waits = !arrived.ids.is_empty() && !state.driver.has_place();
         if waits && !arrived.needs_no_room(state.driver.connection()) {
-            if state.has_ended_input {
-                return Taken::Answered(body::text(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "the server is shutting down: call again in a moment",
-                ));
-            }
             *message = Some(arrived);
             return Taken::Full(self.room.notified());
         }
@@ -342,7 +337,10 @@ impl Session {
         state.meet(&self.host, entrant);
         state.used = now.monotonic;
         if self.host.stopping.is_cancelled() {
-            return Ok(body::text(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down"));
+            return Ok(body::unavailable(
+                *self.host.gate,
+                "the server is shutting down: open the stream again in a moment",
+            ));
         }
         let stream = match last_event {
             None if state.streams.is_read(SESSION) => {
@@ -397,7 +395,7 @@ impl Session {
     /// Says who finds room now.
     fn settle(&self, state: &mut State) {
         state.watch_congestion();
-        if state.driver.accepts_input() {
+        if state.driver.has_place() {
             self.room.notify_waiters();
         }
     }
