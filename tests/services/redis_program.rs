@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     redis_many::sentinel_of,
-    redis_server::{Server, shared},
+    redis_server::{Server, free_port, shared},
 };
 
 /// What `tmws doctor` finds about `url`, with `certificate` as the only root.
@@ -87,6 +87,45 @@ fn the_doctor_tries_what_the_cache_does_and_says_what_is_not_allowed() {
 }
 
 #[test]
+fn tls_is_spoken_with_sentinels_and_clusters() {
+    let fixture = |name: &str| format!("{}/fixtures/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let (certificate, key) = (fixture("cert.pem"), fixture("key.pem"));
+    // `port` is there for the test.
+    let start = |start: fn(&[&str]) -> Server, more: &[&str]| {
+        let port = free_port();
+        let options = [
+            format!("tls-port {port}"),
+            format!("tls-cert-file {certificate}"),
+            format!("tls-key-file {key}"),
+            format!("tls-ca-cert-file {certificate}"),
+            "tls-auth-clients no".to_owned(),
+            "tls-replication yes".to_owned(),
+        ];
+        let lines: Vec<&str> = options.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        (start(&lines), port)
+    };
+    let (_master, port) = start(Server::start, &[]);
+    let (sentinel, watching) =
+        start(Server::sentinel, &[&format!("sentinel monitor mine 127.0.0.1 {port} 1")]);
+    let (cluster, seed) =
+        start(Server::start, &["cluster-enabled yes", "cluster-port PORT", "tls-cluster yes"]);
+    cluster.ask::<()>("CLUSTER ADDSLOTSRANGE 0 16383");
+    while !cluster.ask::<String>("CLUSTER INFO").contains("cluster_state:ok") {}
+    let root = Some(certificate.as_str());
+    for url in
+        [format!("rediss+sentinel://127.0.0.1:{watching}/mine"), format!("rediss+cluster://127.0.0.1:{seed}")]
+    {
+        let (verdict, detail) = doctor(&url, root).unwrap();
+        assert!(verdict == "ok" && detail.contains("1 server, which tell"), "{url}: {verdict} {detail}");
+        let (verdict, detail) = doctor(&url, None).unwrap();
+        assert!(verdict == "warn" && detail.contains("certificate cannot be verified"), "{url}: {detail}");
+    }
+    let plain = format!("rediss+sentinel://{}/mine", sentinel.place());
+    let (verdict, detail) = doctor(&plain, root).unwrap();
+    assert!(verdict == "warn" && detail.contains("it speaks no TLS"), "{verdict} {detail}");
+}
+
+#[test]
 fn tls_is_spoken_to_whom_a_root_certificate_vouches_for() {
     let fixture = |name: &str| format!("{}/fixtures/tls/{name}", env!("CARGO_MANIFEST_DIR"));
     let (certificate, key) = (fixture("cert.pem"), fixture("key.pem"));
@@ -106,10 +145,13 @@ fn tls_is_spoken_to_whom_a_root_certificate_vouches_for() {
     assert!(verdict == "ok", "{verdict} {detail}");
     let root = Some(certificate.as_str());
     for (url, root, reason) in [
-        // Nobody vouches for it; another name than it has; no TLS there, and it waits for the end of a line.
+        // Nobody vouches for it; another name than it has; no TLS there; nothing else there.
         (url.clone(), None, "certificate cannot be verified"),
         (url.replace("127.0.0.1", "127.0.0.2"), root, "certificate cannot be verified"),
-        (server.url().replace("redis:", "rediss:"), root, "does not answer"),
+        (server.url().replace("redis:", "rediss:"), root, "it speaks no TLS"),
+        (url.replace("rediss:", "redis:"), root, "it speaks TLS"),
+        (url.replace("rediss:", "redis+cluster:"), root, "it speaks TLS"),
+        (server.url().replace("redis:", "rediss+cluster:"), root, "it speaks no TLS"),
     ] {
         let (verdict, detail) = doctor(&url, root).unwrap();
         assert!(verdict == "warn" && detail.contains(reason), "{url}: {verdict} {detail}");

@@ -180,7 +180,7 @@ impl Drop for Server {
 }
 
 /// A port that nobody listens at now.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 

@@ -19,6 +19,7 @@ use redis::{
     aio::MultiplexedConnection, cmd,
 };
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::{Notify, OnceCell},
     time::{sleep, timeout},
 };
@@ -40,6 +41,11 @@ const LASTING_PAUSE: Duration = Duration::from_secs(5);
 const ELSEWHERE: Duration = Duration::from_secs(5);
 /// What is written to learn whether writes are taken: a key that is never there, and only where it is there.
 const PROBE: &str = "tmws:probe";
+
+/// The record of a TLS handshake that is cut off: who speaks TLS answers with an alert (RFC 8446, 5.1 and 6).
+const BROKEN_HELLO: [u8; 10] = [0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0];
+/// What the record of an alert begins with.
+const TLS_ALERT: u8 = 0x15;
 
 /// Pauses between attempts to connect: doubled each time, each longer by up to itself.
 pub(super) const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
@@ -113,6 +119,26 @@ impl Ways {
         };
         // What is wrong shows when somebody connects.
         let _ = self.dialer.get_or_try_init(reading).await;
+    }
+
+    /// Why no connection to `place` stands: `trouble`, or more, where the first byte of another answer tells it. A Redis that
+    /// waits for TLS says nothing to whoever does not speak it, and one that does not speak it waits for the end of a line.
+    pub(super) async fn explained(&self, place: &Place, trouble: Trouble) -> Trouble {
+        let question = match trouble {
+            Trouble::Silent | Trouble::Unreachable | Trouble::Untrusted if self.tls => b"PING\r\n".as_slice(),
+            Trouble::Unreachable if !self.tls => &BROKEN_HELLO,
+            _ => return trouble,
+        };
+        let answer = async {
+            let mut stream = Dialer::new(false)?.dial(&place.host, place.port).await?;
+            stream.write_all(question).await?;
+            stream.read_u8().await
+        };
+        match timeout(ANSWER_MAX, answer).await {
+            Ok(Ok(b'+' | b'-')) if self.tls => Trouble::SpeaksNoTls,
+            Ok(Ok(TLS_ALERT)) if !self.tls => Trouble::SpeaksTls,
+            _ => trouble,
+        }
     }
 
     async fn connect(
@@ -347,6 +373,7 @@ impl Node {
                     pauses.next()
                 }
                 Err(trouble) => {
+                    let trouble = ways.explained(&self.place, trouble).await;
                     self.set_trouble(Some(trouble));
                     self.have_tried();
                     self.tell_of(trouble);

@@ -299,7 +299,7 @@ impl Keeper {
             let asking = timeout(CONNECT_MAX, self.ways.ask(&place, is_sentinel)).await;
             let told = match asking.unwrap_or(Err(Trouble::Silent)) {
                 Ok(link) => self.told_by(&place, &link).await.map(|found| (found, link)),
-                Err(trouble) => Err(trouble),
+                Err(trouble) => Err(self.ways.explained(&place, trouble).await),
             };
             round.push((place.clone(), told.as_ref().err().copied()));
             if let Ok((found, link)) = told {

@@ -11,10 +11,12 @@ pub(super) enum Trouble {
     Unreachable,
     #[error("it does not answer")]
     Silent,
-    #[error(
-        "its TLS certificate cannot be verified, or it speaks no TLS; SSL_CERT_FILE names a file of root certificates"
-    )]
+    #[error("its TLS certificate cannot be verified; SSL_CERT_FILE names a file of root certificates")]
     Untrusted,
+    #[error("it speaks TLS; an address that begins with rediss is for that")]
+    SpeaksTls,
+    #[error("it speaks no TLS; an address that begins with redis, not rediss, is for that")]
+    SpeaksNoTls,
     #[error("it refuses the user or the password of redis_url")]
     LoginRefused,
     #[error(
@@ -54,7 +56,9 @@ impl Trouble {
     pub(super) const fn is_lasting(self) -> bool {
         matches!(
             self,
-            Self::LoginRefused
+            Self::SpeaksTls
+                | Self::SpeaksNoTls
+                | Self::LoginRefused
                 | Self::SentinelRefused
                 | Self::Forbidden
                 | Self::TooOld
