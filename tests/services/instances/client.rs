@@ -1,5 +1,6 @@
 //! A client that connects again: where its connection ends before anything of an answer came, it asks once more, over
-//! another connection. It never asks twice on its own account: half an answer, or one that says no, is an end.
+//! another connection. It never asks twice on its own account: half an answer, or one that says no, is an end, 503 too. Only
+//! where no WebSocket was opened for it, which is before any call, it tries again.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -181,9 +182,6 @@ impl Client {
         }
         if status == 202 && method.is_none() {
             return Ok(Value::Null);
-        }
-        if status == 503 {
-            return Err(Failed::Silent(format!("503 {text}")));
         }
         if status != 200 {
             return Err(Failed::Final(format!("{status} {text}")));

@@ -98,6 +98,7 @@ impl Load {
             self.before,
         );
         assert_eq!(failed, [] as [String; 0]);
+        assert_eq!(self.seen.lost.load(Ordering::SeqCst), 0, "connections that ended before an answer");
         assert!(
             during < self.before + WORSE,
             "{what}: the worst call took {:?} before, {during:?}",

@@ -37,6 +37,8 @@ pub(super) struct Seen {
     pub(super) shared: AtomicU64,
     /// Answers whose receipts tell of Redis.
     pub(super) degraded: AtomicU64,
+    /// Connections that ended before an answer: no server ends here.
+    pub(super) lost: AtomicU64,
     pub(super) failed: Mutex<Vec<String>>,
     worst: Mutex<Duration>,
     pub(super) stop: AtomicBool,
@@ -57,6 +59,7 @@ impl Seen {
             };
             let elapsed = begun.elapsed();
             self.took(elapsed);
+            self.lost.fetch_add(std::mem::take(&mut client.lost) as u64, Ordering::SeqCst);
             match answer {
                 Ok(answer) => {
                     let count = |count: &AtomicU64, counts: bool| {
@@ -175,6 +178,7 @@ async fn a_redis_that_is_killed_and_started_again_fails_no_call_and_is_told_of_a
         seen.failed.lock().unwrap().len(),
     );
     assert_eq!(*seen.failed.lock().unwrap(), [] as [String; 0]);
+    assert_eq!(seen.lost.load(Ordering::SeqCst), 0, "connections that ended before an answer");
     assert!(again < AGAIN, "used again after {again:?}");
     assert!(
         during < before + WORSE,
