@@ -101,6 +101,11 @@ mod tests {
 
     use super::*;
 
+    /// A write with this one fails.
+    const FAILS: usize = 1_013;
+    /// A write with this one panics.
+    const PANICS: usize = 1_099;
+
     /// What was written, a write each, and how many more may be.
     struct Double {
         written: Mutex<Vec<Vec<usize>>>,
@@ -125,8 +130,8 @@ mod tests {
                 async move {
                     double.begun.notify_one();
                     double.allowed.acquire().await.unwrap().forget();
-                    let fails = items.contains(&13);
-                    assert!(!items.contains(&99), "a write that panics");
+                    let fails = items.contains(&FAILS);
+                    assert!(!items.contains(&PANICS), "a write that panics");
                     double.written.lock().unwrap().push(items);
                     if fails { Err(StoreError::Busy) } else { Ok(()) }
                 }
@@ -153,7 +158,7 @@ mod tests {
         // Who stops waiting takes back what was not begun.
         drop(others.remove(0));
         // Another lane waits for nobody.
-        let mut beside = Box::pin(double.put(&gathering, "b", 50));
+        let mut beside = Box::pin(double.put(&gathering, "b", 500));
         assert!(poll!(&mut beside).is_pending());
         double.begun.notified().await;
         double.allowed.add_permits(4);
@@ -162,7 +167,7 @@ mod tests {
         beside.await.unwrap();
         let mut written = double.written();
         written.sort();
-        assert_eq!(written, [vec![0], (2..GATHERED_MAX + 2).collect(), vec![GATHERED_MAX + 2], vec![50]]);
+        assert_eq!(written, [vec![0], (2..GATHERED_MAX + 2).collect(), vec![GATHERED_MAX + 2], vec![500]]);
         assert!(gathering.lock().is_empty());
     }
 
@@ -170,10 +175,10 @@ mod tests {
     async fn all_are_told_of_a_failure_and_the_next_begin_anew() {
         let (gathering, double) = (Arc::<Gathering<usize>>::default(), Double::new());
         double.allowed.add_permits(8);
-        let (one, other) = tokio::join!(double.put(&gathering, "a", 13), double.put(&gathering, "a", 1));
+        let (one, other) = tokio::join!(double.put(&gathering, "a", FAILS), double.put(&gathering, "a", 1));
         assert!(matches!(one, Err(StoreError::Busy)));
         assert_eq!(other.is_err(), double.written()[0].len() == 2);
-        assert!(matches!(double.put(&gathering, "a", 99).await, Err(StoreError::Unavailable { .. })));
+        assert!(matches!(double.put(&gathering, "a", PANICS).await, Err(StoreError::Unavailable { .. })));
         double.put(&gathering, "a", 2).await.unwrap();
     }
 }

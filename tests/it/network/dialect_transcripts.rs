@@ -268,6 +268,10 @@ fn equalled(value: &mut Value, names: &mut HashMap<String, String>, minted: &Reg
                 names.entry(found[0].to_owned()).or_insert(next).clone()
             });
             *text = renamed.into_owned();
+            // A built-in pattern shows the end of a memory's id.
+            for (id, name) in names.iter().filter(|(id, _)| id.starts_with("m_")) {
+                *text = text.replace(&id[id.len() - 6..], name);
+            }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }

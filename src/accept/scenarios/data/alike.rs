@@ -25,6 +25,8 @@ const ADA: usize = 0;
 const BEN: usize = 1;
 const ELSEWHERE: usize = 2;
 
+/// Characters of the end of an id that stand for it in answers.
+const END_CHARS: usize = 6;
 /// A memory's id, and what differs from run to run.
 static ID: LazyLock<Regex> = LazyLock::new(|| Regex::new("m_[0-9A-Z]{26}").expect("it is one"));
 static MOMENT: LazyLock<Regex> =
@@ -74,6 +76,10 @@ impl Side {
         let said = ID.replace_all(&said, |found: &regex::Captures<'_>| {
             let place = self.ids.iter().position(|known| *known == found[0]);
             place.map_or_else(|| found[0].to_owned(), |place| format!("id {place}"))
+        });
+        // Built-in patterns show the ends of ids.
+        let said = self.ids.iter().enumerate().fold(said.into_owned(), |said, (place, id)| {
+            said.replace(&id[id.len() - END_CHARS..], &format!("id {place}"))
         });
         let said = MOMENT.replace_all(&said, "a time");
         Ok(SESSION.replace_all(&said, "a handle").into_owned())

@@ -146,7 +146,11 @@ fn braced(path: &Path, text: &str, language: Language) -> Vec<Symbol> {
         if opaque == 0 && parens == 0 && start >= taken && end - start <= LINE_BYTES_MAX {
             let depth = braces.iter().filter(|body| **body == Body::Members).count();
             if let Some((look, name)) = definition(&masked[start + indent..end], language, depth) {
-                let stop = signature_end(&masked, start + indent, look.ends);
+                let stop = signature_end(
+                    &masked,
+                    start + indent + visibility(&masked[start + indent..end]),
+                    look.ends,
+                );
                 let closing = masked.get(stop).copied().unwrap_or(b'\n');
                 if wanted(language, look, closing, header, depth, indent, &masked[start + indent..stop]) {
                     let tests = language == Language::Rust && matches!(name.as_str(), "tests" | "test");
@@ -286,6 +290,15 @@ fn wanted(
             .is_some_and(|before| before.contains('=') || before.starts_with("return ")),
         Language::Go => indent == 0,
         _ => true,
+    }
+}
+
+/// Bytes of Rust's `pub(…)` at the beginning of a line, whose bracket ends no signature.
+fn visibility(line: &[u8]) -> usize {
+    if line.starts_with(b"pub(") {
+        line.iter().position(|&byte| byte == b')').map_or(0, |at| at + 1)
+    } else {
+        0
     }
 }
 

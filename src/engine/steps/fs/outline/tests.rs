@@ -49,6 +49,8 @@ fn every_item_of_this_packages_own_sources_is_found() {
             files += 1;
             let text = std::fs::read_to_string(&path).unwrap();
             let (_, found) = symbols(&path, &text).unwrap();
+            let bare = found.iter().find(|symbol| !symbol.signature.contains(&symbol.name));
+            assert!(bare.is_none(), "{}: {bare:?}", path.display());
             // rustfmt has it that items of a file begin at the margin, and nothing else that looks like one does.
             let mut within = false;
             for (index, line) in text.lines().enumerate() {
