@@ -73,6 +73,12 @@ pub fn is_short_id(text: &str) -> bool {
     text.len() == SHORT_CHARS && text.bytes().all(|byte| ALPHABET.contains(&byte))
 }
 
+/// The end of `id` that stands for it in answers.
+#[must_use]
+pub fn short_id(id: &str) -> &str {
+    &id[id.len().saturating_sub(SHORT_CHARS)..]
+}
+
 /// A new handle: `prefix`, `_`, and 128 random bits in base64url.
 pub(super) fn mint_handle(prefix: char) -> Result<String, StoreError> {
     let mut random = [0; 16];

@@ -15,6 +15,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 use tmws::{
     schema::dialect::{DialectMethod, verdict},
+    store::short_id,
     transcript::{Direction, FORMAT, Transcript, Transport},
 };
 use tokio_tungstenite::tungstenite::Message;
@@ -270,7 +271,7 @@ fn equalled(value: &mut Value, names: &mut HashMap<String, String>, minted: &Reg
             *text = renamed.into_owned();
             // A built-in pattern shows the end of a memory's id.
             for (id, name) in names.iter().filter(|(id, _)| id.starts_with("m_")) {
-                *text = text.replace(&id[id.len() - 6..], name);
+                *text = text.replace(short_id(id), name);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}

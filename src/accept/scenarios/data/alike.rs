@@ -11,11 +11,14 @@ use super::{
     seed,
     sql::Session,
 };
-use crate::accept::{
-    client::{Client, MODERN, Target},
-    load::Dice,
-    scenario::{Broken, Seen},
-    stage::{AGENTS, Instance, Postgres, Stage, Where},
+use crate::{
+    accept::{
+        client::{Client, MODERN, Target},
+        load::Dice,
+        scenario::{Broken, Seen},
+        stage::{AGENTS, Instance, Postgres, Stage, Where},
+    },
+    store::short_id,
 };
 
 /// Who asks: the first agent in the project, the other one there, the first one elsewhere.
@@ -25,8 +28,6 @@ const ADA: usize = 0;
 const BEN: usize = 1;
 const ELSEWHERE: usize = 2;
 
-/// Characters of the end of an id that stand for it in answers.
-const END_CHARS: usize = 6;
 /// A memory's id, and what differs from run to run.
 static ID: LazyLock<Regex> = LazyLock::new(|| Regex::new("m_[0-9A-Z]{26}").expect("it is one"));
 static MOMENT: LazyLock<Regex> =
@@ -78,9 +79,10 @@ impl Side {
             place.map_or_else(|| found[0].to_owned(), |place| format!("id {place}"))
         });
         // Built-in patterns show the ends of ids.
-        let said = self.ids.iter().enumerate().fold(said.into_owned(), |said, (place, id)| {
-            said.replace(&id[id.len() - END_CHARS..], &format!("id {place}"))
-        });
+        let said =
+            self.ids.iter().enumerate().fold(said.into_owned(), |said, (place, id)| {
+                said.replace(short_id(id), &format!("id {place}"))
+            });
         let said = MOMENT.replace_all(&said, "a time");
         Ok(SESSION.replace_all(&said, "a handle").into_owned())
     }
