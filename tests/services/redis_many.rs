@@ -256,6 +256,26 @@ async fn a_cluster_that_loses_a_master_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_move_to_another_master_are_followed() {
+    let cluster = Cluster::start().await;
+    let project = cluster.project_of(0);
+    let (redis, key) = (client(&cluster.url()), key_in(&project, "x"));
+    assert!(works(&redis, &key).await, "{:?}", redis.told());
+    let (slot, heir): (u16, String) = (
+        cluster.servers[0].ask(&format!("CLUSTER KEYSLOT {project}")),
+        cluster.servers[1].ask("CLUSTER MYID"),
+    );
+    cluster.servers[0].ask::<()>("FLUSHALL");
+    for server in [1, 0, 2] {
+        cluster.servers[server].ask::<()>(&format!("CLUSTER SETSLOT {slot} NODE {heir}"));
+    }
+    let taken = until("they are followed", async || works(&redis, &key).await).await;
+    assert!(taken < RECOVERED, "{taken:?}");
+    // The former one is asked for nothing any more.
+    assert_eq!(redis.told(), Told::Well);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_hangs_takes_no_other_with_it() {
     let cluster = Cluster::start().await;
     let (redis, breaker) = client_with(&cluster.url(), CacheLimits::default());
@@ -342,6 +362,82 @@ async fn a_sentinel_that_wants_a_login_is_given_that_of_the_address() {
             assert!(!reason.contains("wr0ng"), "{reason}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_that_lets_the_unknown_greet_only_is_given_the_login() {
+    let master = Server::start(&["user ann on >s3cret ~* &* +@all"]);
+    let known = "user ann on >s3cret -@all +sentinel|get-master-addr-by-name";
+    let sentinel = sentinel_of(&master, &["user default on nopass -@all +ping +info", known]);
+    let redis = client(&format!("redis+sentinel://ann:s3cret@{}/mine", sentinel.place()));
+    assert_eq!(redis.look().await, Told::Well);
+    assert!(works(&redis, &key_in("p", "x")).await, "{:?}", redis.told());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_that_names_who_is_a_replica_now_is_passed_over() {
+    let master = Server::start(&[]);
+    let replica = Server::start(&[&format!("replicaof 127.0.0.1 {}", master.port)]);
+    until("the replica follows", async || {
+        replica.ask::<String>("INFO replication").contains("master_link_status:up")
+    })
+    .await;
+    let (behind, sentinel) = (sentinel_of(&replica, &[]), sentinel_of(&master, &[]));
+    let redis = client(&format!("redis+sentinel://{},{}/mine", behind.place(), sentinel.place()));
+    let taken = until("the master is used", async || works(&redis, &key_in("p", "x")).await).await;
+    assert!(taken < RECOVERED, "{taken:?}");
+    until("that is told", async || redis.told() == Told::Well).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_of_a_cluster_that_has_fallen_behind_is_passed_over() {
+    let options = ["cluster-enabled yes", "cluster-port PORT", "cluster-require-full-coverage no"];
+    // All slots are one's; another held them before, as a third, which hears of nobody any more, still says.
+    let (holder, former) = (Server::start(&options), Server::start(&options));
+    holder.ask::<()>("CLUSTER ADDSLOTSRANGE 0 16383");
+    until("the cluster works", async || holder.ask::<String>("CLUSTER INFO").contains("cluster_state:ok"))
+        .await;
+    let folder = tempfile::tempdir().unwrap();
+    let (myself, port) = ("a".repeat(40), former.port);
+    let known = format!(
+        "{myself} 127.0.0.1:1@1 myself,master - 0 0 1 connected\n{} 127.0.0.1:{port}@1 master - 0 0 2 connected \
+         0-16383\nvars currentEpoch 2 lastVoteEpoch 0\n",
+        "b".repeat(40)
+    );
+    let file = folder.path().join("nodes.conf");
+    std::fs::write(&file, known).unwrap();
+    let file = format!("cluster-config-file {}", file.display());
+    let behind = Server::start(&[options.as_slice(), &[file.as_str()]].concat());
+
+    let (key, seeds) = (key_in("p", "x"), [behind.place(), holder.place()]);
+    let misled = client(&format!("redis+cluster://{}", seeds[0]));
+    assert!(!works(&misled, &key).await);
+    let Told::Ailing(reason) = misled.told() else { panic!("{:?}", misled.told()) };
+    assert!(reason.contains("the cluster is down"), "{reason}");
+
+    let redis = client(&format!("redis+cluster://{}", seeds.join(",")));
+    let taken = until("who holds the keys is asked", async || works(&redis, &key).await).await;
+    assert!(taken < RECOVERED, "{taken:?}");
+    assert_eq!(redis.told(), Told::Well, "the one that refused is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_no_server_of_a_cluster_holds_are_told_of() {
+    let options = ["cluster-enabled yes", "cluster-port PORT", "cluster-require-full-coverage no"];
+    let server = Server::start(&options);
+    // Those of `foo` are its own, those of `bar` nobody's.
+    server.ask::<()>("CLUSTER ADDSLOTSRANGE 5461 16383");
+    until("the cluster works", async || server.ask::<String>("CLUSTER INFO").contains("cluster_state:ok"))
+        .await;
+    let redis = client(&format!("redis+cluster://{}", server.place()));
+    let Told::Ailing(reason) = redis.look().await else { panic!("{:?}", redis.told()) };
+    assert!(reason.contains("no master for some keys"), "{reason}");
+    let (held, unheld) = (key_in("foo", "x"), key_in("bar", "x"));
+    assert!(works(&redis, &held).await && !works(&redis, &unheld).await);
+    assert_ne!(redis.told(), Told::Well, "also where the others are served");
+    server.ask::<()>("CLUSTER ADDSLOTSRANGE 0 5460");
+    until("all are held", async || works(&redis, &unheld).await).await;
+    assert_eq!(redis.told(), Told::Well);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

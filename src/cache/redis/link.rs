@@ -15,7 +15,7 @@ use std::{
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use redis::{
-    AsyncConnectionConfig, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo,
+    AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo,
     aio::MultiplexedConnection, cmd,
 };
 use tokio::{
@@ -81,32 +81,32 @@ impl Ways {
         Self { tls: url.tls, dialer: OnceCell::new(), login }
     }
 
-    /// A connection for single questions. Sentinels are asked without a login first: they seldom want one, and then the
-    /// same. Whether they do they say when they are greeted, or asked.
-    pub(super) async fn ask(&self, place: &Place, is_sentinel: bool) -> Result<Link, Trouble> {
-        if is_sentinel {
-            match self.ask_unknown(place).await {
+    /// A connection for single questions. Sentinels are asked theirs without a login first: they seldom want one, and then
+    /// the same. Whether they do they say when they are greeted, or asked.
+    pub(super) async fn ask(&self, place: &Place, of_sentinel: Option<&Cmd>) -> Result<Link, Trouble> {
+        if let Some(question) = of_sentinel {
+            match self.ask_unknown(place, question).await {
                 Err(Trouble::LoginRefused | Trouble::Forbidden) => {}
                 answered => return answered,
             }
         }
         let login = self.login.clone().set_db(0);
         let asking = self.connect(place, &login, AsyncConnectionConfig::new()).await;
-        let of_sentinel = |trouble| match trouble {
-            Trouble::LoginRefused if is_sentinel => Trouble::SentinelRefused,
+        asking.map_err(|trouble| match trouble {
+            Trouble::LoginRefused if of_sentinel.is_some() => Trouble::SentinelRefused,
             trouble => trouble,
-        };
-        asking.map_err(of_sentinel)
+        })
     }
 
-    /// The same without a login.
-    async fn ask_unknown(&self, place: &Place) -> Result<Link, Trouble> {
+    /// The same without a login, where `question` is answered so.
+    async fn ask_unknown(&self, place: &Place, question: &Cmd) -> Result<Link, Trouble> {
         let link = self.connect(place, &anonymous(), AsyncConnectionConfig::new()).await?;
         let mut connection = link.connection.clone();
-        let answer = timeout(ANSWER_MAX, cmd("PING").query_async::<redis::Value>(&mut connection)).await;
-        match answer.map_err(|_| Trouble::Silent)? {
-            Ok(_) => Ok(link),
-            Err(error) => Err(Trouble::of(&error).unwrap_or(Trouble::Strange)),
+        let answer = timeout(ANSWER_MAX, question.query_async::<redis::Value>(&mut connection)).await;
+        // What else it says, it says again when it is asked in earnest.
+        match answer.map_err(|_| Trouble::Silent)?.map_err(|error| Trouble::of(&error)) {
+            Err(Some(refused @ (Trouble::LoginRefused | Trouble::Forbidden))) => Err(refused),
+            _ => Ok(link),
         }
     }
 

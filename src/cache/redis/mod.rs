@@ -17,7 +17,7 @@ mod url;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -145,11 +145,22 @@ pub struct Redis {
     counts: Counts,
 }
 
+/// What a server refused a command for.
+#[derive(Debug)]
+struct Refused {
+    trouble: Trouble,
+    operation: Operation,
+    node: Weak<Node>,
+    /// Which servers there were; with others it is over.
+    map: Weak<Map>,
+    at: Instant,
+}
+
 /// What commands say of servers that answer. What connections say is theirs to tell.
 #[derive(Debug, Default)]
 struct Said {
     /// What the last one was refused for, which that was, and when.
-    refused: Option<(Trouble, Operation, Instant)>,
+    refused: Option<Refused>,
     /// When there was no room for an entry.
     full: Option<Instant>,
     /// When anything was refused last, and when the log was told; until that is over.
@@ -157,11 +168,18 @@ struct Said {
 }
 
 impl Said {
-    fn refuse(&mut self, trouble: Trouble, operation: Operation, now: Instant) {
+    fn refuse(
+        &mut self,
+        trouble: Trouble,
+        operation: Operation,
+        (node, map): (&Arc<Node>, &Arc<Map>),
+        now: Instant,
+    ) {
         if trouble == Trouble::Full {
             self.full = Some(now);
         } else {
-            self.refused = Some((trouble, operation, now));
+            let (node, map) = (Arc::downgrade(node), Arc::downgrade(map));
+            self.refused = Some(Refused { trouble, operation, node, map, at: now });
         }
         let told = match self.logged {
             Some((_, told)) if now.saturating_duration_since(told) < LOG_AGAIN => told,
@@ -173,9 +191,13 @@ impl Said {
         self.logged = Some((now, told));
     }
 
-    /// That reads are answered says nothing of writes, nor the other way round.
-    fn answer(&mut self, operation: Operation, now: Instant) {
-        self.refused.take_if(|(_, refused, _)| *refused == operation);
+    /// That reads are answered says nothing of writes, nor the other way round, nor one server anything of another.
+    fn answer(&mut self, operation: Operation, node: &Arc<Node>, now: Instant) {
+        self.refused.take_if(|refused| {
+            // A server that knows no cluster around it serves nothing.
+            let is_alike = refused.operation == operation || refused.trouble == Trouble::ClusterDown;
+            is_alike && std::ptr::eq(refused.node.as_ptr(), Arc::as_ptr(node))
+        });
         let Some((last, _)) = self.logged else { return };
         if self.trouble(now).is_none() && now.saturating_duration_since(last) >= CALM {
             self.logged = None;
@@ -186,8 +208,12 @@ impl Said {
     /// What is told of at `now`.
     fn trouble(&self, now: Instant) -> Option<Trouble> {
         let is_since = |at: Instant, long: Duration| now.saturating_duration_since(at) < long;
-        let refused = self.refused.filter(|(.., at)| is_since(*at, REFUSED_FOR)).map(|(trouble, ..)| trouble);
-        refused.or_else(|| self.full.filter(|at| is_since(*at, FULL_FOR)).map(|_| Trouble::Full))
+        let refused = self.refused.as_ref();
+        let refused =
+            refused.filter(|refused| is_since(refused.at, REFUSED_FOR) && refused.map.strong_count() > 0);
+        refused
+            .map(|refused| refused.trouble)
+            .or_else(|| self.full.filter(|at| is_since(*at, FULL_FOR)).map(|_| Trouble::Full))
     }
 }
 
@@ -371,7 +397,7 @@ impl Redis {
         if operation.writes() && node.refusing().is_some() {
             return self.skip("refused");
         }
-        let sent = tokio::time::Instant::now();
+        let (map, sent) = (self.map(), tokio::time::Instant::now());
         let patience = within.saturating_sub(sent - began).min(ANSWER_MAX);
         let mut connection = live.connection.clone();
         self.counts.commands.fetch_add(1, Ordering::Relaxed);
@@ -383,7 +409,7 @@ impl Redis {
         match answer {
             Ok(answer) => {
                 permit.succeed();
-                self.said().answer(operation, Instant::now());
+                self.said().answer(operation, &asked.node, Instant::now());
                 Outcome::Answer(answer)
             }
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -392,7 +418,7 @@ impl Redis {
             }
             Err(error) => {
                 let trouble = Trouble::of(&error);
-                self.fail(permit, trouble, operation, key, &asked.node);
+                self.fail(permit, trouble, operation, key, (&asked.node, &map));
                 // Behind a name that leads to masters alone, it is one no more.
                 let is_left =
                     |trouble: Trouble| trouble == Trouble::ReadOnly && self.url.kind != Kind::Single;
@@ -432,7 +458,7 @@ impl Redis {
         trouble: Option<Trouble>,
         operation: Operation,
         key: &Key,
-        node: &Arc<Node>,
+        (node, map): (&Arc<Node>, &Arc<Map>),
     ) {
         self.counts.failures.fetch_add(1, Ordering::Relaxed);
         note(match trouble {
@@ -445,7 +471,7 @@ impl Redis {
             None => permit.succeed(),
             Some(Trouble::Full) => {
                 permit.succeed();
-                self.said().refuse(Trouble::Full, operation, Instant::now());
+                self.said().refuse(Trouble::Full, operation, (node, map), Instant::now());
             }
             Some(trouble) if trouble.refuses_writes() => {
                 permit.succeed();
@@ -457,13 +483,13 @@ impl Redis {
                 drop(permit);
                 let is_cluster = self.url.kind == Kind::Cluster;
                 let trouble = if is_cluster { Trouble::ClusterDown } else { trouble };
-                self.said().refuse(trouble, operation, Instant::now());
-                self.news.changed.notify_one();
+                self.said().refuse(trouble, operation, (node, map), Instant::now());
+                self.news.mislead();
             }
             Some(trouble) => {
                 self.blame(permit, node);
                 if !trouble.ends_connection() {
-                    self.said().refuse(trouble, operation, Instant::now());
+                    self.said().refuse(trouble, operation, (node, map), Instant::now());
                 }
                 self.news.changed.notify_one();
             }
@@ -616,18 +642,32 @@ mod tests {
     #[test]
     fn what_was_refused_is_told_of_until_it_is_over_or_nobody_knows_any_more() {
         let (mut said, now) = (Said::default(), Instant::now());
-        said.refuse(Trouble::Full, Operation::Put, now);
+        let place = |port| Place { host: "h".to_owned(), port };
+        let [node, other] = [1, 2].map(|port| Node::new(place(port), true, false));
+        let map: Arc<Map> = Arc::default();
+        said.refuse(Trouble::Full, Operation::Put, (&node, &map), now);
         assert_eq!(said.trouble(now + FULL_FOR / 2), Some(Trouble::Full));
-        said.answer(Operation::Get, now);
+        said.answer(Operation::Get, &node, now);
         assert_eq!(said.trouble(now), Some(Trouble::Full), "a full Redis answers");
         assert_eq!(said.trouble(now + FULL_FOR), None);
-        said.refuse(Trouble::Forbidden, Operation::Put, now);
+        said.refuse(Trouble::Forbidden, Operation::Put, (&node, &map), now);
         assert_eq!(said.trouble(now + FULL_FOR), Some(Trouble::Forbidden));
         assert_eq!(said.trouble(now + REFUSED_FOR), None);
-        said.answer(Operation::Get, now + FULL_FOR);
+        said.answer(Operation::Get, &node, now + FULL_FOR);
         assert_eq!(said.trouble(now + FULL_FOR), Some(Trouble::Forbidden), "who may read may not write");
-        said.answer(Operation::Put, now + FULL_FOR);
+        said.answer(Operation::Put, &node, now + FULL_FOR);
         assert_eq!(said.trouble(now + FULL_FOR), None);
         assert!(said.logged.is_none(), "the log is told of the next one");
+        let now = now + FULL_FOR;
+        said.refuse(Trouble::ClusterDown, Operation::Get, (&node, &map), now);
+        said.answer(Operation::Get, &other, now);
+        assert_eq!(said.trouble(now), Some(Trouble::ClusterDown), "another server answers for itself");
+        said.answer(Operation::Put, &node, now);
+        assert_eq!(said.trouble(now), None, "it serves again");
+        said.refuse(Trouble::ClusterDown, Operation::Get, (&node, &map), now);
+        drop(map);
+        assert_eq!(said.trouble(now), None, "others hold the keys now");
+        said.answer(Operation::Get, &other, now + CALM);
+        assert!(said.logged.is_none(), "the log is told of its end");
     }
 }

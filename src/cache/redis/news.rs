@@ -1,6 +1,6 @@
 //! What servers tell, for all who want to know.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redis::Value;
 use tokio::sync::{Notify, broadcast};
@@ -16,6 +16,8 @@ pub(super) struct News {
     sender: broadcast::Sender<Invalidation>,
     /// Which servers there are may have changed.
     pub(super) changed: Notify,
+    /// A server that was told of does not do what it was told of for.
+    misled: AtomicBool,
     invalidations: AtomicU64,
     reconnects: AtomicU64,
 }
@@ -25,6 +27,7 @@ impl News {
         Self {
             sender: broadcast::Sender::new(BEHIND_MAX),
             changed: Notify::new(),
+            misled: AtomicBool::new(false),
             invalidations: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
         }
@@ -37,6 +40,17 @@ impl News {
     /// Entries that were told of, and how often a lost server was reached again.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.invalidations.load(Ordering::Relaxed), self.reconnects.load(Ordering::Relaxed))
+    }
+
+    /// Who told of the servers may know less by now than others do.
+    pub(super) fn mislead(&self) {
+        self.misled.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// Whether that was so since this was asked last.
+    pub(super) fn was_misled(&self) -> bool {
+        self.misled.swap(false, Ordering::Relaxed)
     }
 
     pub(super) fn everything(&self) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use backon::BackoffBuilder as _;
-use redis::{Value, cmd, from_redis_value};
+use redis::{Cmd, Value, cmd, from_redis_value};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -63,6 +63,13 @@ impl Turns {
         }
         next
     }
+
+    /// `place` had its turn.
+    fn pass(&mut self, place: Place) {
+        if !self.had.contains(&place) {
+            self.had.push(place);
+        }
+    }
 }
 
 /// Who was asked in the last round, and why in vain, where it was.
@@ -100,8 +107,19 @@ impl Map {
         }
         let lost = self.nodes().find(|node| !node.is_live());
         let lost = lost.map(|node| node.refusing().or(node.trouble()).unwrap_or(Trouble::Unreachable));
-        lost.or_else(|| self.nodes().find_map(|node| node.refusing()))
+        let gap = (!covers_all(self.ranges.iter().map(|(first, last, _)| (*first, *last))))
+            .then_some(Trouble::ClusterDown);
+        lost.or(gap).or_else(|| self.nodes().find_map(|node| node.refusing()))
     }
+}
+
+/// Whether each slot is in one of `ranges`.
+fn covers_all(ranges: impl Iterator<Item = (u16, u16)>) -> bool {
+    let mut ranges: Vec<(u16, u16)> = ranges.collect();
+    ranges.sort_unstable();
+    let covered =
+        ranges.iter().try_fold(0, |next, (first, last)| (*first <= next).then_some(next.max(last + 1)));
+    covered == Some(SLOTS)
 }
 
 /// The slot of a key whose hash tag is `tag`: CRC-16/XMODEM.
@@ -127,6 +145,8 @@ pub(super) struct Keeper {
     turns: Turns,
     /// The log was told of an outage of a server that holds nothing any more.
     is_outage_told: bool,
+    /// Likewise that some slots belong to nobody.
+    is_gap_told: bool,
 }
 
 impl Keeper {
@@ -149,6 +169,7 @@ impl Keeper {
             asked: None,
             turns: Turns::default(),
             is_outage_told: false,
+            is_gap_told: false,
         }
     }
 
@@ -178,16 +199,22 @@ impl Keeper {
                 // Its connections keep themselves.
                 return std::future::pending().await;
             }
-            if is_well {
-                pauses = PAUSES.build();
-                self.turns = Turns::default();
+            let is_misled = is_well && {
                 tokio::select! {
                     () = self.news.changed.notified() => sleep(SOON).await,
                     () = sleep(LOOK) => {}
                 }
+                self.news.was_misled()
+            };
+            if is_well && !is_misled {
+                pauses = PAUSES.build();
+                self.turns = Turns::default();
             } else {
                 // Another may know more.
-                self.asked = None;
+                if let Some((place, _)) = self.asked.take() {
+                    self.turns.pass(place);
+                }
+                self.news.was_misled();
                 sleep(pauses.next().unwrap_or(LOOK)).await;
             }
         }
@@ -218,7 +245,7 @@ impl Keeper {
         }
     }
 
-    /// Keeps connections to these, and to no others; whether all stand.
+    /// Keeps connections to these, and to no others; whether all stand, and hold all there is, and are masters.
     async fn use_only(&mut self, found: Vec<(u16, u16, Place)>) -> bool {
         let is_left = |place: &Place| !found.iter().any(|(.., known)| known == place);
         let left: Vec<_> = self.kept.extract_if(.., |place, _| is_left(place)).collect();
@@ -242,7 +269,11 @@ impl Keeper {
             .into_iter()
             .filter_map(|(first, last, place)| Some((first, last, Arc::clone(&self.kept.get(&place)?.0))))
             .collect();
-        let is_well = !ranges.is_empty() && ranges.iter().all(|(.., node)| node.is_live());
+        let has_gap = !covers_all(ranges.iter().map(|(first, last, _)| (*first, *last)));
+        // A replica was the master when whoever told learnt of it; others may know who is now.
+        let is_used = |node: &Node| node.is_live() && node.refusing() != Some(Trouble::ReadOnly);
+        let is_well = !has_gap && ranges.iter().all(|(.., node)| is_used(node));
+        self.tell_of_gap(has_gap);
         let is_same = {
             let old = self.map.read().unwrap_or_else(PoisonError::into_inner);
             let alike = |(a, b): (&Range, &Range)| (a.0, a.1) == (b.0, b.1) && Arc::ptr_eq(&a.2, &b.2);
@@ -263,6 +294,22 @@ impl Keeper {
             tracing::info!(servers, "the Redis of the cache works again: others took over from the lost");
         }
         is_well
+    }
+
+    /// Tells the log once when some slots belong to no server, and once when all do.
+    fn tell_of_gap(&mut self, has_gap: bool) {
+        if has_gap == std::mem::replace(&mut self.is_gap_told, has_gap) {
+            return;
+        }
+        let servers = self.servers();
+        if has_gap {
+            tracing::warn!(
+                servers,
+                "no server of the cluster holds some keys of the cache; calls go on without them"
+            );
+        } else {
+            tracing::info!(servers, "the servers of the cluster hold all keys of the cache again");
+        }
     }
 
     /// Those of now, for the log.
@@ -296,7 +343,8 @@ impl Keeper {
                 *self.told.lock().unwrap_or_else(PoisonError::into_inner) = round;
                 return Err(trouble);
             };
-            let asking = timeout(CONNECT_MAX, self.ways.ask(&place, is_sentinel)).await;
+            let question = is_sentinel.then(|| self.question());
+            let asking = timeout(CONNECT_MAX, self.ways.ask(&place, question.as_ref())).await;
             let told = match asking.unwrap_or(Err(Trouble::Silent)) {
                 Ok(link) => self.told_by(&place, &link).await.map(|found| (found, link)),
                 Err(trouble) => Err(self.ways.explained(&place, trouble).await),
@@ -310,15 +358,19 @@ impl Keeper {
         }
     }
 
-    /// What `place` says of it.
-    async fn told_by(&self, place: &Place, link: &Link) -> Result<Vec<(u16, u16, Place)>, Trouble> {
-        let question = if let Kind::Sentinel(master) = &self.url.kind {
+    /// What those who may know are asked.
+    fn question(&self) -> Cmd {
+        if let Kind::Sentinel(master) = &self.url.kind {
             cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master).to_owned()
         } else {
             cmd("CLUSTER").arg("SLOTS").to_owned()
-        };
+        }
+    }
+
+    /// What `place` says of it.
+    async fn told_by(&self, place: &Place, link: &Link) -> Result<Vec<(u16, u16, Place)>, Trouble> {
         let mut connection = link.connection.clone();
-        let answer = timeout(ANSWER_MAX, question.query_async::<Value>(&mut connection)).await;
+        let answer = timeout(ANSWER_MAX, self.question().query_async::<Value>(&mut connection)).await;
         let answer = answer
             .map_err(|_| Trouble::Silent)?
             .map_err(|error| Trouble::of(&error).unwrap_or(Trouble::Strange))?;
@@ -387,6 +439,21 @@ mod tests {
         assert_eq!(turns.next(all(4).iter()), Some(place(3)));
         assert_eq!(turns.next(seeded()), None);
         assert_eq!(turns.next(seeded()), Some(place(1)));
+    }
+
+    #[test]
+    fn slots_that_belong_to_nobody_are_noticed() {
+        for (ranges, expected) in [
+            (vec![(0, 16_383)], true),
+            (vec![(8192, 16_383), (0, 8191)], true),
+            (vec![(0, 9000), (8000, 16_383), (3, 5)], true),
+            (vec![], false),
+            (vec![(1, 16_383)], false),
+            (vec![(0, 16_382)], false),
+            (vec![(0, 5460), (10_923, 16_383)], false),
+        ] {
+            assert_eq!(covers_all(ranges.iter().copied()), expected, "{ranges:?}");
+        }
     }
 
     #[test]
