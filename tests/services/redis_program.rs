@@ -38,7 +38,7 @@ fn doctor(url: &str, certificate: Option<&str>) -> Option<(String, String)> {
 fn the_doctor_connects_and_says_how_it_stands() {
     assert_eq!(doctor("none", None), None);
     let (verdict, detail) = doctor(&shared(), None).unwrap();
-    assert!(verdict == "ok" && detail.contains("1 server, which tell"), "{verdict} {detail}");
+    assert!(verdict == "ok" && detail.contains("1 server, which tells what"), "{verdict} {detail}");
     let (verdict, detail) = doctor(&shared().replace("default:", "default:s3cret"), None).unwrap();
     assert!(verdict == "warn" && detail.contains("refuses the user or the password"), "{verdict} {detail}");
 }
@@ -116,7 +116,10 @@ fn tls_is_spoken_with_sentinels_and_clusters() {
         [format!("rediss+sentinel://127.0.0.1:{watching}/mine"), format!("rediss+cluster://127.0.0.1:{seed}")]
     {
         let (verdict, detail) = doctor(&url, root).unwrap();
-        assert!(verdict == "ok" && detail.contains("1 server, which tell"), "{url}: {verdict} {detail}");
+        assert!(
+            verdict == "ok" && detail.contains("1 server, which tells what"),
+            "{url}: {verdict} {detail}"
+        );
         let (verdict, detail) = doctor(&url, None).unwrap();
         assert!(verdict == "warn" && detail.contains("certificate cannot be verified"), "{url}: {detail}");
     }

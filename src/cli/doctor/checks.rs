@@ -114,13 +114,13 @@ pub(super) async fn redis(config: &Config) -> Option<Finding> {
             Finding::new(SUBJECT, Verdict::Warning, detail).with(json!({"url": place}))
         }
         Ok(Told::Well) => {
-            let servers = if nodes == 1 { "1 server".to_owned() } else { format!("{nodes} servers") };
-            Finding::new(
-                SUBJECT,
-                Verdict::Good,
-                format!("{place}: {servers}, which tell what changes{asked}"),
-            )
-            .with(json!({"url": place, "servers": nodes}))
+            let servers = if nodes == 1 {
+                "1 server, which tells".to_owned()
+            } else {
+                format!("{nodes} servers, which tell")
+            };
+            Finding::new(SUBJECT, Verdict::Good, format!("{place}: {servers} what changes{asked}"))
+                .with(json!({"url": place, "servers": nodes}))
         }
         Ok(Told::Ailing(reason)) => {
             let detail = format!("{place}: {reason}; answers are kept in each process alone{asked}");
