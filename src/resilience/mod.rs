@@ -17,7 +17,7 @@ use std::{
 pub use breaker::{Breaker, BreakerCounts, BreakerSettings, BreakerState, Permit, Refused};
 pub use call::{accounted, by, deadline, note, on_behalf_of, until};
 pub use guard::{Entry, Guard, GuardSettings, Shut};
-pub use retry::Pauses;
+pub use retry::{Pauses, retry_after};
 
 /// Hosts that are known at once: beyond, the one that nobody asked for longest is forgotten. All other backends are named
 /// by the configuration.

@@ -4,6 +4,8 @@
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use hyper::{HeaderMap, header::RETRY_AFTER};
+use jiff::Timestamp;
 
 use super::Guard;
 
@@ -12,6 +14,18 @@ const RETRIES_MAX: usize = 2;
 /// The first pause is at least this and at most twice as long; each further one twice that, up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// After how long a server wants to be asked again, where it says so: `Retry-After`, in seconds or as a date. It may be any
+/// length.
+#[must_use]
+pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = text.parse().ok().or_else(|| {
+        let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+        Some(u64::try_from(date.as_second() - now.as_second()).unwrap_or(0))
+    });
+    seconds.map(Duration::from_secs)
+}
 
 /// The pauses before one question is asked again.
 #[derive(Debug)]
@@ -40,7 +54,8 @@ impl Pauses {
     pub async fn wait(&mut self, guard: &Guard, at_least: Duration, deadline: Instant) -> bool {
         let Some(pause) = self.0.as_mut().and_then(Iterator::next) else { return false };
         let pause = pause.max(at_least);
-        if Instant::now() + pause >= deadline {
+        // Whoever asks for it may ask for any.
+        if pause >= deadline.saturating_duration_since(Instant::now()) {
             return false;
         }
         tokio::time::sleep(pause).await;
@@ -65,6 +80,7 @@ mod tests {
             (Pauses::of_a_read(), Duration::from_millis(30), later, 2),
             (Pauses::of_a_read(), Duration::from_mins(2), later, 0),
             (Pauses::of_a_read(), Duration::ZERO, soon, 0),
+            (Pauses::of_a_read(), Duration::from_secs(u64::MAX), later, 0),
             (Pauses::none(), Duration::ZERO, later, 0),
         ];
         let mut told = 0;
@@ -77,5 +93,25 @@ mod tests {
             told += most;
         }
         assert_eq!(guard.standing(now).retries, told);
+    }
+
+    #[test]
+    fn when_to_ask_again_is_said_in_seconds_or_as_a_date() {
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        for (text, expected) in [
+            ("7", Some(7)),
+            (" 0 ", Some(0)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("Sun, 01 Mar 2026 12:00:09 GMT", Some(9)),
+            ("Sun, 01 Mar 2026 11:00:00 GMT", Some(0)),
+            ("18446744073709551616", None),
+            ("-1", None),
+            ("1.5", None),
+            ("", None),
+        ] {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
+            assert_eq!(retry_after(&headers, now), expected.map(Duration::from_secs), "{text}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
     }
 }

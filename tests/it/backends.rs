@@ -154,14 +154,17 @@ async fn a_host_that_is_gone_is_left_alone_and_read_again_once_it_is_back() {
 async fn a_host_that_asks_to_be_asked_again_is_as_far_as_time_allows() {
     const SOON: &str = "HTTP/1.1 503 Later\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n";
     const LATE: &str = "HTTP/1.1 503 Later\r\nRetry-After: 900\r\nContent-Length: 0\r\n\r\n";
-    const DATED: &str = "HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n";
+    const NEVER: &str =
+        "HTTP/1.1 503 Later\r\nRetry-After: 18446744073709551615\r\nContent-Length: 0\r\n\r\n";
+    const UNSAID: &str = "HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n";
     const ANSWER: &str = OK[0];
     for (answers, status, asked) in [
         (&[SOON, ANSWER][..], 200, 2),
         (&[SOON, SOON, ANSWER][..], 200, 3),
         (&[SOON, SOON, SOON, ANSWER][..], 503, 3),
         (&[LATE, ANSWER][..], 503, 1),
-        (&[DATED, ANSWER][..], 503, 1),
+        (&[NEVER, ANSWER][..], 503, 1),
+        (&[UNSAID, ANSWER][..], 503, 1),
     ] {
         let host = Host::new(answers).await;
         let reader = Reader::new();

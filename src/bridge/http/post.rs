@@ -7,8 +7,9 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::{
     Method, Response, StatusCode,
     body::Incoming,
-    header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{CONTENT_TYPE, HeaderName, HeaderValue},
 };
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use tokio::{
@@ -27,6 +28,7 @@ use crate::{
         message::{Kind, Message},
         refusal,
     },
+    resilience::retry_after,
     wire::RequestId,
 };
 
@@ -166,7 +168,9 @@ impl Post {
         {
             *shared.session.borrow_mut() = Some(id.clone());
         }
-        if let Some(pause) = pause(&response).filter(|pause| Instant::now() + *pause < until) {
+        if let Some(pause) =
+            pause(&response).filter(|pause| *pause < until.saturating_duration_since(Instant::now()))
+        {
             tracing::warn!(server = %shared.target, ?pause, "the server has no place for a message now; it is sent again");
             return Told::Later(pause);
         }
@@ -293,8 +297,7 @@ fn pause(response: &Response<Incoming>) -> Option<Duration> {
     if response.status() != StatusCode::SERVICE_UNAVAILABLE {
         return None;
     }
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).max(AGAIN_AFTER_MIN))
+    Some(retry_after(response.headers(), Timestamp::now())?.max(AGAIN_AFTER_MIN))
 }
 
 /// A stream that ended before all was said.

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use reqwest::{
     Client, Response, StatusCode, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     engine::{ErrorKind, tokens},
-    resilience::{Backend, BackendKind, Backends, BreakerSettings, Entry, Guard, GuardSettings, Shut},
+    resilience::{self, Backend, BackendKind, Backends, BreakerSettings, Entry, Guard, GuardSettings, Shut},
 };
 
 /// Largest answer read.
@@ -299,7 +299,7 @@ fn check_status(response: &Response, now: Timestamp) -> Result<(), Failure> {
         return Ok(());
     }
     let code = status.as_u16();
-    let pause = retry_after(response, now);
+    let pause = resilience::retry_after(response.headers(), now).map(|pause| pause.min(RETRY_AFTER_MAX));
     // The body is never told: it may repeat what was sent.
     Err(match status {
         StatusCode::TOO_MANY_REQUESTS => Failure {
@@ -345,18 +345,6 @@ fn check_status(response: &Response, now: Timestamp) -> Result<(), Failure> {
             ),
         ),
     })
-}
-
-/// `Retry-After`: seconds, or a date.
-fn retry_after(response: &Response, now: Timestamp) -> Option<Duration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let pause = if let Ok(seconds) = text.parse() {
-        Duration::from_secs(seconds)
-    } else {
-        let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-        Duration::from_secs(u64::try_from(date.as_second() - now.as_second()).unwrap_or(0))
-    };
-    Some(pause.min(RETRY_AFTER_MAX))
 }
 
 fn is_json(response: &Response) -> bool {

@@ -14,6 +14,7 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use reqwest::Url;
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -35,6 +36,7 @@ use crate::{
         steps::{StepError, span},
     },
     pattern::host::normal,
+    resilience::retry_after,
 };
 
 /// A connection, with its encryption, must stand within so long.
@@ -109,7 +111,7 @@ pub(super) async fn fetch(
         location: None,
         body: Vec::new(),
         truncated: false,
-        retry_after: retry_after(&head.headers),
+        retry_after: retry_after(&head.headers, Timestamp::now()),
         url: url.clone(),
     };
     if matches!(fetched.status, 301 | 302 | 303 | 307 | 308)
@@ -214,12 +216,6 @@ fn request(url: &Url, accept: &str) -> Result<Request<Empty<Bytes>>, ()> {
         .header(header::CONNECTION, "close")
         .body(Empty::new())
         .map_err(drop)
-}
-
-/// `Retry-After` in seconds. A date is not waited for.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 /// A header as it may be shown.
