@@ -38,7 +38,9 @@ impl Miss {
 /// In what the gate is missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissKind {
-    /// Too little is saved against MCP servers.
+    /// The median saving against MCP servers is too little.
+    Median,
+    /// A small task costs too much more than with MCP servers, or nothing can be compared with them.
     Servers,
     /// Too little is saved against a shell, which has no definitions to pay for.
     Shell,
@@ -55,6 +57,7 @@ impl MissKind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Median => "median",
             Self::Servers => "servers",
             Self::Shell => "shell",
             Self::Fact => "fact",
@@ -90,10 +93,14 @@ impl Report {
             let miss = |text| Miss::new(MissKind::against(theirs), text);
             match self.aggregate(Arm::Tmws, theirs, GATE_SESSION, only_s) {
                 Some(found) if found.median >= MEDIAN_MIN => {}
-                Some(found) => failures.push(miss(format!(
-                    "the median saving {what} is {:.0} %, wanted are {MEDIAN_MIN} %",
-                    found.median
-                ))),
+                Some(found) => {
+                    let text = format!(
+                        "the median saving {what} is {:.0} %, wanted are {MEDIAN_MIN} %",
+                        found.median
+                    );
+                    let kind = if theirs == Arm::Shell { MissKind::Shell } else { MissKind::Median };
+                    failures.push(Miss::new(kind, text));
+                }
                 None => failures.push(miss(format!("nothing can be compared {what}"))),
             }
         }
