@@ -31,6 +31,8 @@ enum Entry {
     Ended { pid: i32 },
     /// A database on a server that the run does not own.
     Database { server: String, name: String },
+    /// What the program makes beside a database: a role, which is the whole server's.
+    Role { server: String, name: String },
     /// It is gone.
     Dropped { name: String },
     /// Keys on a Redis server that the run does not own: of projects whose names begin so.
@@ -84,6 +86,11 @@ impl Ledger {
     /// Noted before it is made.
     pub(super) fn makes_database(&self, server: &str, name: &str) {
         self.note(&Entry::Database { server: server.to_owned(), name: name.to_owned() });
+    }
+
+    /// Noted before anything of the program has seen its database.
+    pub(super) fn makes_role(&self, server: &str, name: &str) {
+        self.note(&Entry::Role { server: server.to_owned(), name: name.to_owned() });
     }
 
     pub(super) fn dropped(&self, name: &str) {
@@ -170,8 +177,15 @@ async fn clear(folder: &Path) {
                     is_left = true;
                 }
             }
+            // Behind the database whose it is: until that is gone, something depends on it.
+            Entry::Role { server, name } => {
+                if let Err(error) = postgres::drop_role(server, name).await {
+                    tracing::warn!(role = name, %error, "a role of a database of the run could not be removed");
+                    is_left = true;
+                }
+            }
             Entry::Keys { server, prefix } => {
-                if let Err(error) = Redis::given(server).forget(prefix).await {
+                if let Err(error) = Redis::given(server).clear(prefix).await {
                     tracing::warn!(%error, "keys of the run are left in Redis until they end by themselves");
                 }
             }

@@ -195,6 +195,12 @@ impl Postgres {
             self.ledger.makes_database(&self.url, name);
         }
         self.run(&format!("CREATE DATABASE {name}")).await?;
+        if self.own.is_none() {
+            let number = format!("SELECT oid FROM pg_catalog.pg_database WHERE datname = '{name}'");
+            if let Some(number) = self.value(&number).await? {
+                self.ledger.makes_role(&self.url, &format!("tmws_{number}"));
+            }
+        }
         Ok(Database { url: beside(&self.url, name), name: name.to_owned() })
     }
 
@@ -284,6 +290,19 @@ pub(super) async fn drop_database(server: &str, name: &str) -> Result<(), sqlx::
 /// There is no such server, or it lets nobody in.
 pub(in crate::accept) async fn connect(url: &str) -> Result<PgConnection, sqlx::Error> {
     url.parse::<PgConnectOptions>()?.disable_statement_logging().connect().await
+}
+
+/// Removes a role that the program made for a database which is gone.
+pub(super) async fn drop_role(server: &str, name: &str) -> Result<(), sqlx::Error> {
+    // Who may make no roles may not ask for the end of one either, also of none.
+    let mut connection = connect(server).await?;
+    let is_there: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)")
+            .bind(name)
+            .fetch_one(&mut connection)
+            .await?;
+    connection.close().await?;
+    if is_there { run(server, &format!("DROP ROLE IF EXISTS {name}")).await } else { Ok(()) }
 }
 
 async fn run(url: &str, sql: &str) -> Result<(), sqlx::Error> {

@@ -130,12 +130,15 @@ impl Redis {
     /// # Errors
     /// The server's.
     pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, Broken> {
-        let pattern = format!("tmws:1:{{{prefix}*");
+        self.scan(&format!("tmws:1:{{{prefix}*")).await
+    }
+
+    async fn scan(&self, pattern: &str) -> Result<Vec<String>, Broken> {
         let mut all = Vec::new();
         let mut cursor = "0".to_owned();
         loop {
             let (next, keys): (String, Vec<String>) =
-                self.ask(&["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"]).await?;
+                self.ask(&["SCAN", &cursor, "MATCH", pattern, "COUNT", "1000"]).await?;
             all.extend(keys);
             if next == "0" {
                 return Ok(all);
@@ -144,12 +147,25 @@ impl Redis {
         }
     }
 
-    /// Removes them: what a server that is not the run's own would keep.
+    /// Removes the answers of projects whose names begin with `prefix`.
     ///
     /// # Errors
     /// The server's.
     pub async fn forget(&self, prefix: &str) -> Result<(), Broken> {
-        for keys in self.keys(prefix).await?.chunks(1_000) {
+        self.unlink(&self.keys(prefix).await?).await
+    }
+
+    /// Removes everything of such projects, also what the servers agree by: what a server that is not the run's own would
+    /// keep.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(super) async fn clear(&self, prefix: &str) -> Result<(), Broken> {
+        self.unlink(&self.scan(&format!("tmws:*{{{prefix}*")).await?).await
+    }
+
+    async fn unlink(&self, keys: &[String]) -> Result<(), Broken> {
+        for keys in keys.chunks(1_000) {
             let words: Vec<&str> = std::iter::once("UNLINK").chain(keys.iter().map(String::as_str)).collect();
             self.ask::<u64>(&words).await?;
         }
