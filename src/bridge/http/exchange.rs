@@ -1,6 +1,10 @@
 //! Requests and their connections: reused while they are fresh, one exchange at a time on each.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -12,7 +16,10 @@ use hyper::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
 use crate::bridge::{
     AGENT_HEADER,
@@ -49,6 +56,9 @@ pub(super) struct Shared {
     pub(super) session: RefCell<Option<HeaderValue>>,
     /// The legacy revision in force.
     pub(super) revision: RefCell<Option<HeaderValue>>,
+    /// The session was left, and another is not open yet.
+    is_opening: Cell<bool>,
+    opened: Notify,
 }
 
 /// Headers that a message brings.
@@ -101,6 +111,33 @@ impl Shared {
             idle: RefCell::default(),
             session: RefCell::default(),
             revision: RefCell::default(),
+            is_opening: Cell::default(),
+            opened: Notify::new(),
+        }
+    }
+
+    /// The session is left, to open another.
+    pub(super) fn leave(&self) {
+        *self.session.borrow_mut() = None;
+        *self.revision.borrow_mut() = None;
+        self.is_opening.set(true);
+    }
+
+    /// The session was opened in `revision`.
+    pub(super) fn negotiated(&self, revision: &str) {
+        *self.revision.borrow_mut() = HeaderValue::try_from(revision).ok();
+        self.is_opening.set(false);
+        self.opened.notify_waiters();
+    }
+
+    /// Waits while no session is open because another one is being opened.
+    pub(super) async fn open_session(&self) {
+        loop {
+            let opened = self.opened.notified();
+            if !self.is_opening.get() {
+                return;
+            }
+            opened.await;
         }
     }
 

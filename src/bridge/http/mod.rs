@@ -130,7 +130,7 @@ impl Http {
 
     /// The session was opened in `revision`.
     pub(super) fn negotiated(&self, revision: &str) {
-        *self.shared.revision.borrow_mut() = HeaderValue::try_from(revision).ok();
+        self.shared.negotiated(revision);
     }
 
     /// Sends one message as soon as those before it allow.
@@ -162,8 +162,7 @@ impl Http {
                 let _ = timeout(DELETE_MAX, shared.send(request)).await;
             });
         }
-        *self.shared.session.borrow_mut() = None;
-        *self.shared.revision.borrow_mut() = None;
+        self.shared.leave();
     }
 
     fn delete(&self) -> Option<hyper::Request<http_body_util::Full<Bytes>>> {

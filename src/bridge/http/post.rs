@@ -132,6 +132,10 @@ impl Post {
                 Told::Later(pause) => {
                     pausing.set(true);
                     sleep(pause).await;
+                    // Meanwhile the session may have been lost: without one it would be refused for good.
+                    if self.method != "initialize" && !self.routing.is_modern() {
+                        shared.open_session().await;
+                    }
                     pausing.set(false);
                 }
             }

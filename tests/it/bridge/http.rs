@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -392,6 +392,63 @@ fn what_a_server_has_no_place_for_is_asked_again_when_it_says_unless_it_was_canc
     assert_eq!(exchange.body, call("5", "t"));
     exchange.answer_json(&empty_answer(&json!(5)));
     assert_eq!(bridge.receive()["id"], 5);
+}
+
+#[test]
+fn what_waits_to_be_asked_again_waits_for_a_session_too() {
+    let (mut bridge, _stream, listener) = open();
+    bridge.send(&call("1", "t"));
+    Exchange::accept(&listener).answer("503 Service Unavailable", "Retry-After: 0\r\n", "no place");
+    let again = Exchange::accept(&listener);
+    bridge.send(&call("2", "t"));
+    let gone = Exchange::accept(&listener);
+    again.answer("503 Service Unavailable", "Retry-After: 0\r\n", "no place");
+    gone.answer("404 Not Found", "", "");
+    let mut opening = None;
+    // Nothing may come while the session is being opened: several pauses long it is looked for.
+    let until = Instant::now() + Duration::from_millis(500);
+    listener.set_nonblocking(true).unwrap();
+    while Instant::now() < until {
+        let Ok((stream, _)) = listener.accept() else {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        let Some(exchange) = Exchange::read(BufReader::new(stream)) else { continue };
+        if exchange.line.starts_with("DELETE") {
+            exchange.answer("404 Not Found", "", "");
+        } else if exchange.body.contains("initialize") {
+            opening = Some(exchange);
+        } else {
+            // It may have been on its way.
+            assert_eq!(exchange.header("mcp-session-id"), "one", "{}", exchange.body);
+            exchange.answer("503 Service Unavailable", "Retry-After: 0\r\n", "no place");
+        }
+    }
+    listener.set_nonblocking(false).unwrap();
+    let opening = opening.unwrap();
+    let id = opening.json()["id"].clone();
+    opening.answer(
+        "200 OK",
+        "Content-Type: application/json\r\nMcp-Session-Id: two\r\n",
+        &initialize_answer(&id, "2025-11-25"),
+    );
+    let mut called = 0;
+    while called < 2 {
+        let mut exchange = Exchange::accept(&listener);
+        assert_eq!(exchange.header("mcp-session-id"), "two", "{}", exchange.body);
+        if exchange.line.starts_with("GET") {
+            exchange.begin_events();
+        } else if exchange.body == INITIALIZED {
+            exchange.answer("202 Accepted", "", "");
+        } else {
+            called += 1;
+            let answer = empty_answer(&exchange.json()["id"]);
+            exchange.answer_json(&answer);
+        }
+    }
+    let mut answered = [bridge.receive(), bridge.receive()].map(|answer| answer["id"].clone());
+    answered.sort_by_key(ToString::to_string);
+    assert_eq!(answered, [json!(1), json!(2)]);
 }
 
 #[test]
