@@ -1,10 +1,6 @@
 //! Requests and their connections: reused while they are fresh, one exchange at a time on each.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -16,10 +12,7 @@ use hyper::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use crate::bridge::{
     AGENT_HEADER,
@@ -56,9 +49,6 @@ pub(super) struct Shared {
     pub(super) session: RefCell<Option<HeaderValue>>,
     /// The legacy revision in force.
     pub(super) revision: RefCell<Option<HeaderValue>>,
-    /// The session was left, and another is not open yet.
-    is_opening: Cell<bool>,
-    opened: Notify,
 }
 
 /// Headers that a message brings.
@@ -111,8 +101,6 @@ impl Shared {
             idle: RefCell::default(),
             session: RefCell::default(),
             revision: RefCell::default(),
-            is_opening: Cell::default(),
-            opened: Notify::new(),
         }
     }
 
@@ -120,25 +108,16 @@ impl Shared {
     pub(super) fn leave(&self) {
         *self.session.borrow_mut() = None;
         *self.revision.borrow_mut() = None;
-        self.is_opening.set(true);
     }
 
     /// The session was opened in `revision`.
     pub(super) fn negotiated(&self, revision: &str) {
         *self.revision.borrow_mut() = HeaderValue::try_from(revision).ok();
-        self.is_opening.set(false);
-        self.opened.notify_waiters();
     }
 
-    /// Waits while no session is open because another one is being opened.
-    pub(super) async fn open_session(&self) {
-        loop {
-            let opened = self.opened.notified();
-            if !self.is_opening.get() {
-                return;
-            }
-            opened.await;
-        }
+    /// The session that a message goes under now.
+    pub(super) fn session_for(&self, routing: &Routing) -> Option<HeaderValue> {
+        if routing.is_modern() { None } else { self.session.borrow().clone() }
     }
 
     pub(super) fn request(&self, method: Method, routing: &Routing, body: Bytes) -> Request<Full<Bytes>> {

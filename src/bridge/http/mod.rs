@@ -48,6 +48,8 @@ pub(super) enum Event {
     Down { unsent: Option<Vec<u8>>, why: String },
     /// The server does not know the session any more, and has refused this message for it.
     SessionGone { refused: Option<Vec<u8>> },
+    /// This message went out under a session that has been left since, and was refused for it.
+    Late { refused: Vec<u8> },
 }
 
 /// What tasks report.
@@ -68,6 +70,7 @@ enum Ending {
 
 /// A POST under way.
 struct Running {
+    frame: Bytes,
     is_request: bool,
     /// Nothing else may be sent before its end: what comes after depends on it.
     is_barrier: bool,
@@ -128,7 +131,7 @@ impl Http {
         }
     }
 
-    /// The session was opened in `revision`.
+    /// A session was opened in `revision`.
     pub(super) fn negotiated(&self, revision: &str) {
         self.shared.negotiated(revision);
     }
@@ -146,9 +149,15 @@ impl Http {
         self.pump();
     }
 
-    /// What has not been sent yet.
+    /// What no server has taken yet: messages that wait to be posted again, then those that wait for the first time.
     pub(super) fn take_queue(&mut self) -> Vec<Vec<u8>> {
-        self.queue.drain(..).map(Vec::from).collect()
+        let mut paused: Vec<_> = self.running.extract_if(|_, running| running.pausing.get()).collect();
+        paused.sort_unstable_by_key(|(ticket, _)| *ticket);
+        let paused = paused.into_iter().map(|(_, running)| {
+            running.task.abort();
+            running.frame
+        });
+        paused.chain(self.queue.drain(..)).map(Vec::from).collect()
     }
 
     /// Leaves the session, to open another: the server is told, if it can be.
@@ -206,11 +215,9 @@ impl Http {
             Ending::SessionGone { message, session } if session == *self.shared.session.borrow() => {
                 Some(Event::SessionGone { refused: message.map(Vec::from) })
             }
-            // The session has been opened anew since.
             Ending::SessionGone { message, .. } => {
-                self.queue.extend(message);
                 self.pump();
-                None
+                message.map(|message| Event::Late { refused: message.into() })
             }
         }
     }
@@ -248,15 +255,16 @@ impl Http {
         let (requests, pausing) = (post.requests().to_vec(), Rc::new(Cell::new(false)));
         let (shared, reporter, is_pausing) =
             (Rc::clone(&self.shared), self.reporter.clone(), Rc::clone(&pausing));
+        let posted = frame.clone();
         let task = spawn_local(async move {
-            let ending = post.run(&shared, frame, &is_pausing, &reporter).await;
+            let ending = post.run(&shared, posted, &is_pausing, &reporter).await;
             // The bridge itself holds the other end.
             let _ = reporter.send(Report::Ended { ticket, ending }).await;
         });
         let task = task.abort_handle();
         self.running.insert(
             ticket,
-            Running { is_request, is_barrier, opens_listener, modern, requests, pausing, task },
+            Running { frame, is_request, is_barrier, opens_listener, modern, requests, pausing, task },
         );
     }
 

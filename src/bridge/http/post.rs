@@ -127,14 +127,15 @@ impl Post {
     ) -> Ending {
         let until = Instant::now() + AGAIN_MAX;
         loop {
+            let session = shared.session_for(&self.routing);
             match self.once(shared, frame.clone(), until, reporter).await {
                 Told::Ending(ending) => return ending,
                 Told::Later(pause) => {
                     pausing.set(true);
                     sleep(pause).await;
-                    // Meanwhile the session may have been lost: without one it would be refused for good.
-                    if self.method != "initialize" && !self.routing.is_modern() {
-                        shared.open_session().await;
+                    // A session that was left meanwhile cannot take it any more, and without one it is refused for good.
+                    if self.method != "initialize" && session != shared.session_for(&self.routing) {
+                        return Ending::SessionGone { message: Some(frame), session };
                     }
                     pausing.set(false);
                 }
@@ -149,7 +150,7 @@ impl Post {
         until: Instant,
         reporter: &mpsc::Sender<Report>,
     ) -> Told {
-        let session = if self.routing.is_modern() { None } else { shared.session.borrow().clone() };
+        let session = shared.session_for(&self.routing);
         let request = shared.request(Method::POST, &self.routing, frame.clone());
         let (response, sender) = match shared.send(request).await {
             Ok(answered) => answered,

@@ -40,6 +40,17 @@ impl Relay {
         }
     }
 
+    /// Sends what was refused for a session that has been left, once another one is open: before all that waits for it.
+    pub(super) fn send_again(&mut self, refused: Vec<u8>) {
+        if matches!(self.phase, Phase::Up) {
+            self.send(refused);
+        } else {
+            let mut answers = Vec::new();
+            self.ledger.wait_first(refused, Instant::now(), &mut answers, &self.why);
+            self.answer(answers);
+        }
+    }
+
     /// Keeps what was not sent, in its order, for the time when it can be.
     pub(super) fn wait_again(&mut self, first: Option<Vec<u8>>) {
         let mut answers = Vec::new();

@@ -137,6 +137,7 @@ impl Relay {
                 self.wait_again(unsent);
             }
             http::Event::SessionGone { refused } => self.session_gone(refused),
+            http::Event::Late { refused } => self.send_again(refused),
         }
         None
     }

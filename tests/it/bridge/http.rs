@@ -452,6 +452,49 @@ fn what_waits_to_be_asked_again_waits_for_a_session_too() {
 }
 
 #[test]
+fn what_holds_back_the_rest_while_it_waits_does_not_hold_back_a_new_session() {
+    let subscribe =
+        r#"{"jsonrpc":"2.0","id":2,"method":"resources/subscribe","params":{"uri":"memory://digest"}}"#;
+    let (mut bridge, _stream, listener) = open();
+    bridge.send(&call("1", "t"));
+    let gone = Exchange::accept(&listener);
+    bridge.send(subscribe);
+    // Longer than the new session may take below: it is not this pause that lets the rest go.
+    Exchange::accept(&listener).answer("503 Service Unavailable", "Retry-After: 9\r\n", "no place");
+    while !bridge.log.recv_timeout(PATIENCE).unwrap().contains("pause=9s") {}
+    bridge.send(&call("3", "after"));
+    gone.answer("404 Not Found", "", "");
+    let lost = Instant::now();
+    let mut came = Vec::new();
+    while came.len() < 3 {
+        let mut exchange = Exchange::accept(&listener);
+        if exchange.line.starts_with("DELETE") {
+            exchange.answer("204 No Content", "", "");
+        } else if exchange.line.starts_with("GET") {
+            exchange.begin_events();
+        } else if exchange.body.contains("initialize\"") {
+            let answer = initialize_answer(&exchange.json()["id"], "2025-11-25");
+            exchange.answer("200 OK", "Content-Type: application/json\r\nMcp-Session-Id: two\r\n", &answer);
+        } else if exchange.body == INITIALIZED {
+            exchange.answer("202 Accepted", "", "");
+        } else {
+            assert_eq!(exchange.header("mcp-session-id"), "two", "{}", exchange.body);
+            came.push(exchange.body.clone());
+            let answer = empty_answer(&exchange.json()["id"]);
+            exchange.answer_json(&answer);
+        }
+    }
+    assert!(lost.elapsed() < Duration::from_secs(8), "{:?}", lost.elapsed());
+    // What came after the subscription still does.
+    let places =
+        [subscribe.to_owned(), call("3", "after")].map(|body| came.iter().position(|it| *it == body));
+    assert!(places[0].is_some() && places[0] < places[1], "{came:?}");
+    let mut answered = [(); 3].map(|()| bridge.receive()["id"].clone());
+    answered.sort_by_key(ToString::to_string);
+    assert_eq!(answered, [json!(1), json!(2), json!(3)]);
+}
+
+#[test]
 fn a_server_that_comes_back_finds_the_session_opened_anew() {
     let (mut bridge, stream, listener) = open();
     let address = listener.local_addr().unwrap();
