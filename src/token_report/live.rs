@@ -59,6 +59,9 @@ pub(super) async fn converse(
     let mut peer = Peer::new(data, task, scratch.path(), arm).await?;
     let root = format!("{HOME}/{}", task.name);
     let defined = peer.greet().await?;
+    // All that a model has read, and paid for: what it names it must have from there.
+    let mut read: Vec<String> =
+        defined.instructions.iter().cloned().chain(defined.tools.iter().map(ToString::to_string)).collect();
     let mut said = Conversation::default();
     // What the answer before gave, for the call after it.
     let mut last = Value::Null;
@@ -95,6 +98,11 @@ pub(super) async fn converse(
         let Some((name, arguments)) = wanted.split_once(' ') else { continue };
         let arguments: Value =
             serde_json::from_str(arguments).map_err(|error| format!("`{line}`: {error}"))?;
+        if arguments["pattern"].as_str().is_some_and(|pattern| !names(&read, pattern)) {
+            return Err(format!(
+                "`{line}` names a pattern that nothing before it showed: ask in words, or let find_patterns come first"
+            ));
+        }
         let call = json!({"name": name, "arguments": arguments});
         let begun = Instant::now();
         let result = peer.ask("tools/call", &call).await?;
@@ -106,6 +114,7 @@ pub(super) async fn converse(
             handle = last["more"]["handle"].clone();
             shown = shown_of(&last["more"]["cut"]);
         }
+        read.push(heard.content.clone());
         said.exchanges.push(heard);
     }
     peer.local.store.close(CLOSE).await;
@@ -118,6 +127,16 @@ pub(super) async fn converse(
         scrub.exchange(exchange);
     }
     Ok((said, defined))
+}
+
+/// Whether one of `texts` has `pattern` as a name, not as part of one.
+fn names(texts: &[String], pattern: &str) -> bool {
+    let is_of_name = |text: char| text.is_ascii_alphanumeric() || "-_.".contains(text);
+    texts.iter().any(|text| {
+        text.match_indices(pattern).any(|(at, _)| {
+            !text[..at].ends_with(is_of_name) && !text[at + pattern.len()..].starts_with(is_of_name)
+        })
+    })
 }
 
 /// The first number of `{"found": "5 of 31"}`.
@@ -305,4 +324,47 @@ impl Peer {
 
 fn now() -> Now {
     Now { monotonic: Instant::now(), unix_ms: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of `recipe` in an empty folder.
+    async fn told(recipe: &[&str]) -> Result<Conversation, String> {
+        let data = Data::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("compat/tokens"))?;
+        let mut task = data.tasks.iter().find(|task| task.memories.is_some()).unwrap().clone();
+        (task.repo, task.overlay, task.files) = (None, None, Vec::new());
+        let recipe: Vec<String> = recipe.iter().map(|line| (*line).to_owned()).collect();
+        converse(&data, &task, &recipe, &Conversation::default(), Arm::Tmws).await.map(|(said, _)| said)
+    }
+
+    #[tokio::test]
+    async fn a_pattern_is_named_only_after_something_has_shown_its_name() {
+        let by_name = r#"execute_pattern {"pattern":"memory.by-tag","input":{"tag":"ci"}}"#;
+        let find = |name: &str| format!(r#"find_patterns {{"query":"{name}","limit":1}}"#);
+        let why = told(&[by_name]).await.unwrap_err();
+        assert!(why.contains(by_name) && why.contains("nothing before it showed"), "{why}");
+        // The name of another pattern does not show it, nor does the call itself.
+        let why = told(&[&find("digest the log"), by_name]).await.unwrap_err();
+        assert!(why.contains(by_name), "{why}");
+        let said = told(&[&find("memories by tag"), by_name]).await.unwrap();
+        assert!(said.exchanges[0].content.contains("memory.by-tag"), "{}", said.exchanges[0].content);
+        assert_eq!(said.exchanges.len(), 2);
+    }
+
+    #[test]
+    fn a_longer_name_does_not_show_a_shorter_one() {
+        let table = [
+            (r#"{"name":"code.find"}"#, true),
+            ("code.find, code.outline", true),
+            ("code.find-more", false),
+            ("my.code.find", false),
+            ("code.finder", false),
+            ("code-find", false),
+        ];
+        for (text, shows) in table {
+            assert_eq!(names(&[text.to_owned()], "code.find"), shows, "{text}");
+        }
+    }
 }
