@@ -238,7 +238,7 @@ impl Local {
     /// Whose calls a pattern's own tests are: nobody's, so that they come out the same everywhere.
     #[must_use]
     pub fn test_scope() -> Scope {
-        Scope::mint(ProjectId::personal(), LOCAL_PRINCIPAL, "default", None)
+        Scope::mint(ProjectId::parse("test").expect("a project's name"), LOCAL_PRINCIPAL, "default", None)
     }
 
     /// The local user's scope, without a session. The first call looks at the disk.

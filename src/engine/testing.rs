@@ -2,7 +2,7 @@
 //!
 //! A fixture is a git bundle (cloned), a folder (copied), or nothing (no workspace). Paths are relative to the pattern's
 //! file; those of built-in patterns are embedded ([`EMBEDDED`]). Memories are imported into the test's project, whatever
-//! project the file names.
+//! project the file names; only `personal` stays what it is.
 
 use std::{
     fmt::Write as _,
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     pattern::{Expression, Mode, Origin, Pattern, TestSpec, router::Among},
-    scope::Scope,
+    scope::{ProjectId, Scope},
     store::{Memory, SharedStore, SqliteOptions, SqliteStore},
 };
 
@@ -50,6 +50,7 @@ macro_rules! embedded {
 embedded! {
     "fixtures/mcp/servers.json"
     "fixtures/db/shop.sql"
+    "fixtures/memories/labelled.jsonl"
     "fixtures/memories/team.jsonl"
     "fixtures/outputs/cargo/colour.txt"
     "fixtures/outputs/cargo/does-not-compile.txt"
@@ -270,7 +271,10 @@ pub(crate) fn read_memories(text: &str, scope: &Scope, now: Timestamp) -> Result
             ] {
                 members.entry(name).or_insert(value);
             }
-            members.insert("project".to_owned(), Value::from(scope.project().to_string()));
+            // A project's own, unless it says that they are the principal's.
+            if members.get("project").is_none_or(|project| project != ProjectId::personal().as_str()) {
+                members.insert("project".to_owned(), Value::from(scope.project().to_string()));
+            }
             members.insert("principal".to_owned(), Value::from(scope.principal()));
             serde_json::from_value(Value::Object(members)).map_err(fault)
         })
@@ -463,7 +467,7 @@ mod tests {
 
     #[test]
     fn a_memory_written_by_hand_needs_its_content_only() {
-        let scope = Scope::mint(crate::scope::ProjectId::personal(), "local", "default", None);
+        let scope = Scope::mint(ProjectId::personal(), "local", "default", None);
         let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
         let text = "{\"content\": \"one\"}\n\n{\"content\": \"two\", \"kind\": \"decision\", \
                     \"created\": \"2026-01-01T00:00:00Z\"}\n";

@@ -6,7 +6,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::StoreError;
+use super::{Store, StoreError};
+use crate::scope::Scope;
 
 /// Crockford's base 32: no I, L, O, U.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -71,6 +72,29 @@ const SHORT_CHARS: usize = 6;
 #[must_use]
 pub fn is_short_id(text: &str) -> bool {
     text.len() == SHORT_CHARS && text.bytes().all(|byte| ALPHABET.contains(&byte))
+}
+
+/// The id that `given` stands for where it is the end of one; else `given` itself, also where there is no such memory: who
+/// asks for it then says so.
+///
+/// # Errors
+/// [`StoreError::Invalid`] where more than one id ends so; else what the store says.
+pub async fn whole_id(
+    store: &dyn Store,
+    scope: &Scope,
+    given: &str,
+    now: Timestamp,
+) -> Result<String, StoreError> {
+    if !is_short_id(given) {
+        return Ok(given.to_owned());
+    }
+    let mut ids = store.ids_ending(scope, given, now).await?;
+    if ids.len() > 1 {
+        let message =
+            format!("{given} is the end of more than one: give it whole, as {} or {}", ids[0], ids[1]);
+        return Err(StoreError::Invalid { field: "id", message });
+    }
+    Ok(ids.pop().unwrap_or_else(|| given.to_owned()))
 }
 
 /// The end of `id` that stands for it in answers.

@@ -29,7 +29,7 @@ use serde_json::{Map, Value};
 
 pub use changes::{Change, Changes};
 pub use error::{Place, StoreError};
-pub use id::{derived_id, is_short_id, short_id};
+pub use id::{derived_id, is_short_id, short_id, whole_id};
 pub use lazy::LazyStore;
 pub use model::{
     EmbeddingProgress, Forgotten, Hit, Hits, ImportReport, Memory, MemoryChange, MemoryFilter, MemoryQuery,

@@ -13,7 +13,7 @@ use crate::{
     engine::{EngineError, ErrorKind},
     pattern::{Effect, Pattern},
     protocol::{Call, CallError, Reply},
-    store::{is_short_id, note_recalled},
+    store::{note_recalled, whole_id},
 };
 
 /// When to come back, where nothing says it.
@@ -72,6 +72,9 @@ pub(super) async fn read(service: &TmwsService, call: &Call, context: &Context) 
         Err(error) if error.kind == ErrorKind::UnknownHandle => {
             Reply::Error(CallError::ResourceNotFound { uri: uri.to_owned() })
         }
+        Err(error) if error.kind == ErrorKind::InvalidInput => {
+            Reply::Error(CallError::InvalidParams(error.message))
+        }
         Err(error) => internal(&error),
     }
 }
@@ -90,15 +93,8 @@ async fn contents(
     }
     let now = service.clock.now();
     if let Some(id) = key(MEMORY) {
-        let id = if is_short_id(id) {
-            let ids = service.store.ids_ending(&context.scope, id, now);
-            match &TmwsService::within(context.deadline, ids).await?[..] {
-                [one] => one.clone(),
-                _ => return Ok(None),
-            }
-        } else {
-            id.to_owned()
-        };
+        let id = whole_id(&*service.store, &context.scope, id, now);
+        let id = TmwsService::within(context.deadline, id).await?;
         let found =
             TmwsService::within(context.deadline, service.store.get(&context.scope, &id, now)).await?;
         note_recalled(&service.store, &context.scope, &found, now);

@@ -208,11 +208,53 @@ fn memories_are_added_found_replaced_and_forgotten() {
     let found = desk.run(&["memory", "search", "releases", "--json"]).json();
     assert_eq!((&found["total"], &found["hits"][0]["id"]), (&json!(1), &newer["id"]));
 
+    // An id may be given by its end, as answers show it.
+    let short = |id: &str| id[id.len() - 6..].to_owned();
+    let newest = desk
+        .run(&[
+            "memory",
+            "add",
+            "Releases are cut on Tuesdays",
+            "--supersedes",
+            &short(newer["id"].as_str().unwrap()),
+            "--json",
+        ])
+        .json();
+    let found = desk.run(&["memory", "search", "releases", "--json"]).json();
+    assert_eq!((&found["total"], &found["hits"][0]["id"]), (&json!(1), &newest["id"]));
+    let newest = newest["id"].as_str().unwrap();
+    assert_eq!(desk.run(&["memory", "forget", &short(newest)]).stdout, format!("{newest}  forgotten\n"));
     let gone = desk.run(&["memory", "forget", &id, "m_none"]);
     assert_eq!(
         (gone.code, gone.stdout),
         (1, format!("{id}  forgotten\nm_none    unknown\n").replace("m_none    ", "m_none  "))
     );
+}
+
+#[test]
+fn the_end_of_more_than_one_id_names_none() {
+    let desk = Desk::new();
+    let ids = [desk.add("One."), desk.add("Two.")];
+    let mut lines = desk.run(&["memory", "export"]).stdout;
+    let twins = ids.clone().map(|id| format!("{}ZZZZZZ", &id[..id.len() - 6]));
+    for (id, twin) in ids.iter().zip(&twins) {
+        lines = lines.replace(id, twin);
+    }
+    assert_eq!(desk.run(&["memory", "forget", &ids[0], &ids[1]]).code, 0);
+    let came = desk.run_with(&["memory", "import", "-"], &lines);
+    assert_eq!(came.code, 0, "{}", came.stderr);
+    let asked = desk.run(&["memory", "forget", "ZZZZZZ"]);
+    assert_eq!(asked.code, 2, "{}", asked.stderr);
+    let initialize = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
+    let read = r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"memory://ZZZZZZ"}}"#;
+    let ready = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+    let served = desk.run_with(&["stdio"], &format!("{initialize}\n{ready}\n{read}\n")).stdout;
+    let answer: Value = serde_json::from_str(served.lines().last().unwrap()).unwrap();
+    assert_eq!(answer["error"]["code"], -32602, "{answer}");
+    for told in [&asked.stderr, answer["error"]["message"].as_str().unwrap()] {
+        assert!(told.contains("more than one") && twins.iter().all(|twin| told.contains(twin)), "{told}");
+    }
+    assert_eq!(desk.run(&["memory", "search", "--json"]).json()["total"], 2);
 }
 
 #[test]

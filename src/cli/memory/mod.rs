@@ -16,7 +16,7 @@ use crate::{
     compose::Local,
     exit::Exit,
     scope::Scope,
-    store::{Hit, MemoryFilter, MemoryQuery, NewMemory, Store, StoreOptions, Trust},
+    store::{Hit, MemoryFilter, MemoryQuery, NewMemory, Store, StoreOptions, Trust, whole_id},
 };
 
 /// Longest content taken from stdin, in bytes: more than any memory may have.
@@ -36,6 +36,14 @@ pub(super) async fn run(
     match command {
         arguments::Memory::Add { content, tag, importance, kind, supersedes } => {
             let content = if content == "-" { read_stdin("store a memory")? } else { content };
+            let supersedes = match supersedes {
+                Some(id) => Some(
+                    whole_id(store, scope, &id, now)
+                        .await
+                        .map_err(|error| Failure::of_store("store a memory", &error))?,
+                ),
+                None => None,
+            };
             let new = NewMemory {
                 content,
                 tags: tag,
@@ -146,8 +154,12 @@ async fn forget(
     now: Timestamp,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
-    let done =
-        store.forget(scope, ids, now).await.map_err(|error| Failure::of_store("forget memories", &error))?;
+    let failed = |error| Failure::of_store("forget memories", &error);
+    let mut whole = Vec::with_capacity(ids.len());
+    for id in ids {
+        whole.push(whole_id(store, scope, id, now).await.map_err(failed)?);
+    }
+    let done = store.forget(scope, &whole, now).await.map_err(failed)?;
     if output.is_json() {
         output.json(&json!({"forgotten": done.forgotten, "unknown": done.unknown}))?;
     } else {

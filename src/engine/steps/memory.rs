@@ -26,8 +26,8 @@ use super::{StepContext, StepError, StepOutput, arguments::Arguments};
 use crate::{
     engine::{ErrorKind, MemoryTouched, relative},
     store::{
-        Hits, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Order, StoreError, Trust,
-        Visibility, is_short_id, note_recalled,
+        self, Hits, Memory, MemoryChange, MemoryFilter, MemoryQuery, NewMemory, Order, StoreError, Trust,
+        Visibility, note_recalled,
     },
 };
 
@@ -177,19 +177,8 @@ async fn forget(ctx: &StepContext, args: Arguments<'_>) -> Result<Value, StepErr
     Ok(json!({"forgotten": forgotten.forgotten, "unknown": forgotten.unknown}))
 }
 
-/// The id that `given` stands for where it is the end of one, as answers show it; else itself, also where there is no such
-/// memory: who asks for it then says so.
 async fn whole_id(ctx: &StepContext, given: &str) -> Result<String, StepError> {
-    if !is_short_id(given) {
-        return Ok(given.to_owned());
-    }
-    let mut ids = ctx.store.ids_ending(&ctx.scope, given, ctx.now).await?;
-    if ids.len() > 1 {
-        let message =
-            format!("{given} is the end of more than one id: give it whole, as {} or {}", ids[0], ids[1]);
-        return Err(StepError::new(ErrorKind::InvalidInput, message));
-    }
-    Ok(ids.pop().unwrap_or_else(|| given.to_owned()))
+    Ok(store::whole_id(&*ctx.store, &ctx.scope, given, ctx.now).await?)
 }
 
 /// Those of `ids` that are there, as told to whoever listens; none where nobody does.

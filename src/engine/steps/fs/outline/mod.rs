@@ -142,7 +142,8 @@ impl Outline {
         outlined.n += found.len();
         let room = self.per_file.min(self.limit.saturating_sub(outlined.shown));
         let wanted: Vec<_> = found.iter().filter(|symbol| symbol.depth <= self.depth).collect();
-        outlined.cut |= wanted.len() > room;
+        let cut = wanted.len() > room;
+        outlined.cut |= cut;
         if found.is_empty() && !self.path.as_os_str().is_empty() && self.path != path {
             return true;
         }
@@ -163,6 +164,7 @@ impl Outline {
             "bytes": bytes.len(),
             "n": found.len(),
             "symbols": symbols,
+            "cut": cut,
         });
         let size = value.to_string().len();
         if outlined.produced + size > bytes_max {
