@@ -335,11 +335,13 @@ fn trust(names: &[String], local: &Local, output: &mut Output) -> Result<Exit, F
     let mut trust = local.folders.read_trust().map_err(|fault| Failure::new(Exit::Config, ACTION, fault))?;
     let mut left: Vec<&String> = names.iter().collect();
     let mut told = Vec::new();
+    let mut broken = Vec::new();
     for SourceFile { file, text, .. } in local.folders.read_project().files {
         let shown = match question(&root, &file, &text) {
             Ok(shown) => shown,
             Err(error) => {
                 super::output::tell(&format!("not loaded: {error}"));
+                broken.push(file);
                 continue;
             }
         };
@@ -354,6 +356,14 @@ fn trust(names: &[String], local: &Local, output: &mut Output) -> Result<Exit, F
         told.push((shown, trusted, file));
     }
     if let Some(unknown) = left.first() {
+        // What a file that cannot be read calls its pattern is not known; its own name mostly says so.
+        let is_its =
+            |file: &&String| Path::new(file).file_stem().is_some_and(|stem| stem == unknown.as_str());
+        if let Some(file) = broken.iter().find(is_its) {
+            let why = format!("{file} cannot be loaded, so that nobody can tell what `{unknown}` would run");
+            return Err(Failure::new(Exit::Failed, ACTION, why)
+                .with_hint("mend it where the line above says, then look at it again"));
+        }
         return Err(Failure::new(Exit::Usage, ACTION, format!("this repository has no pattern `{unknown}`"))
             .with_hint("`tmws pattern trust` shows those that it has"));
     }

@@ -660,6 +660,15 @@ fn a_repositorys_patterns_run_only_as_they_were_trusted() {
     assert_eq!(desk.run(&["run", "test.team"]).code, 2);
     assert!(desk.run(&["pattern", "list"]).stderr.contains("changed since it was trusted"));
     assert!(!desk.path("workspace/.tmws/trust.json").exists());
+    // What cannot be read is not trusted, and not called absent.
+    fs::write(desk.path("workspace/.tmws/patterns/test.team.yaml"), "name: test.team\n").unwrap();
+    let refused = desk.run(&["pattern", "trust", "test.team"]);
+    assert_eq!(refused.code, 1, "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("test.team.yaml cannot be loaded, so that nobody can tell"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]
