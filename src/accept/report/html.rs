@@ -10,7 +10,7 @@ use super::{
     metrics::level,
     previous::Previous,
     summary::thresholds,
-    text::{attribute, duration, escaped, number, with_unit},
+    text::{BEGUN, attribute, duration, escaped, number, with_unit},
 };
 use crate::accept::{
     Run,
@@ -83,7 +83,7 @@ fn head(page: &mut String, run: &Run, previous: Option<&Previous>) {
         run.asked,
         run.profile.name(),
         run.seed,
-        run.begun.strftime("%Y-%m-%d %H:%M UTC"),
+        run.begun.strftime(BEGUN),
         duration(run.elapsed)
     );
     if matches!(run.decided.decision, Decision::Pass | Decision::Fail) {

@@ -2,11 +2,12 @@
 
 use std::{collections::HashMap, fmt::Write as _, fs, path::Path};
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
     metrics,
-    text::{number, with_unit},
+    text::{BEGUN, number, with_unit},
 };
 use crate::accept::{
     AcceptError, Run,
@@ -66,7 +67,9 @@ impl Previous {
     /// What the earlier run was, and what makes it another kind of run.
     pub(super) fn said(&self, run: &Run) -> String {
         let of = |name: &str| self.told[name].as_str().unwrap_or_default().to_owned();
-        let mut said = format!("Compared with the run of {}, which said {}.", of("begun"), of("decision"));
+        let begun = of("begun");
+        let begun = begun.parse().map_or(begun, |begun: Timestamp| begun.strftime(BEGUN).to_string());
+        let mut said = format!("Compared with the run of {begun}, which said {}.", of("decision"));
         let mut differs = Vec::new();
         if of("profile") != run.profile.name() {
             differs.push(format!("its profile was {}", of("profile")));

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{
     html::standing,
     previous::Previous,
-    text::{duration, with_unit},
+    text::{BEGUN, duration, with_unit},
 };
 use crate::accept::{
     Run,
@@ -25,7 +25,7 @@ pub(super) fn of(run: &Run, previous: Option<&Previous>) -> String {
         run.asked,
         run.profile.name(),
         run.seed,
-        run.begun.strftime("%Y-%m-%d %H:%M UTC"),
+        run.begun.strftime(BEGUN),
         duration(run.elapsed)
     );
     if let Some(previous) = previous {

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use super::text::{attribute, escaped, number, with_unit};
+use crate::accept::workload::Kind;
 
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 210.0;
@@ -76,7 +77,7 @@ impl Chart {
             let up = Axis::up(points().map(|(_, y)| y));
             self.frame(&mut drawn, &across, &up);
             for (place, line) in lines.iter().enumerate() {
-                curve(&mut drawn, place % LOOKS, &line.points, &across, &up);
+                curve(&mut drawn, look(&lines, place), &line.points, &across, &up);
             }
             let placed = self.marks.iter().enumerate().filter(|(_, (at, _))| self.has_place(*at));
             mark(&mut drawn, placed.map(|(number, (at, _))| (number + 1, across.place(*at))));
@@ -155,7 +156,7 @@ impl Chart {
         if self.lines.len() > 1 {
             drawn.push_str("<ul class=\"lines\">");
             for (place, line) in self.lines.iter().enumerate() {
-                let look = place % LOOKS;
+                let look = look(&self.lines, place);
                 let _ = write!(
                     drawn,
                     "<li><svg class=\"key\" viewBox=\"0 0 24 8\" aria-hidden=\"true\"><path class=\"line c{look}\" \
@@ -173,6 +174,16 @@ impl Chart {
             drawn.push_str("</ol>");
         }
     }
+}
+
+/// How the line at `place` looks: a kind of call the same in each chart of a page, others by their place.
+fn look(lines: &[Line], place: usize) -> usize {
+    let kind = |line: &Line| Kind::ALL.iter().position(|kind| kind.name() == line.name);
+    let kinds = if lines.iter().any(|line| kind(line).is_some()) { Kind::ALL.len() } else { 0 };
+    kind(&lines[place]).unwrap_or_else(|| {
+        let others = lines[..place].iter().filter(|line| kind(line).is_none()).count();
+        (kinds + others) % LOOKS
+    })
 }
 
 /// Marks, each at its place. Numbers of those that have no room beside each other stand as one: `4–6`.

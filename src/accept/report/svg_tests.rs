@@ -41,6 +41,26 @@ fn charts_without_points_say_so() {
 }
 
 #[test]
+fn a_kind_of_call_looks_the_same_in_every_chart() {
+    let line = |name: &&str| Line { name: (*name).to_owned(), points: vec![(0.0, 1.0), (1.0, 2.0)] };
+    let table = [
+        (&["matching", "infrastructure", "memory", "hybrid"][..], &[0, 1, 2, 3][..]),
+        (&["hybrid", "memory", "infrastructure"], &[3, 2, 1]),
+        (&["listed", "memory", "read"], &[4, 2, 5]),
+        (&["resident", "threads"], &[0, 1]),
+    ];
+    for (names, expected) in table {
+        let lines: Vec<Line> = names.iter().map(line).collect();
+        let looks: Vec<usize> = (0..lines.len()).map(|place| look(&lines, place)).collect();
+        assert_eq!(looks, expected, "{names:?}");
+        let drawn = Chart { lines, ..chart(&[]) }.draw();
+        for look in expected {
+            assert_eq!(drawn.matches(&format!("class=\"line c{look}\"")).count(), 2, "{names:?}: {drawn}");
+        }
+    }
+}
+
+#[test]
 fn a_single_point_is_a_dot() {
     for is_log in [false, true] {
         let drawn = check(&Chart { is_log, ..chart(&[&[(3.0, 4.0)]]) });

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// How a report tells when a run began.
+pub(super) const BEGUN: &str = "%Y-%m-%d %H:%M UTC";
+
 /// `text` within an element of XML or HTML. What XML 1.0 cannot hold becomes U+FFFD.
 pub(super) fn escaped(text: &str) -> String {
     escape(text, false)
