@@ -139,6 +139,20 @@ fn a_scenario_that_checked_nothing_failed() {
 }
 
 #[test]
+fn what_a_server_need_not_have_is_no_success_and_no_failure() {
+    let told = |held| {
+        let mut seen = Seen::default();
+        seen.check("it says that it does not know the revision", held, "an error", "");
+        seen.does_not_apply("it does not speak 2026-07-28");
+        Result::of(row("W2"), seen, Duration::ZERO)
+    };
+    let (excused, wrong) = (told(true), told(false));
+    assert_eq!((excused.verdict, excused.is_passed()), (Verdict::Waived, false));
+    assert_eq!(excused.why.as_deref(), Some("it does not speak 2026-07-28"));
+    assert_eq!((wrong.verdict, wrong.why), (Verdict::Failed, None));
+}
+
+#[test]
 fn what_is_waived_stays_in_the_denominator_and_is_told() {
     let waived = |row| Result { verdict: Verdict::Waived, ..passed(row) };
     let of = |count: usize| whole(|row| PLAIN[..count].contains(&row.id).then(|| waived(row)));

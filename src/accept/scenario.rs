@@ -252,6 +252,8 @@ pub struct Seen {
     pub checks: Vec<Check>,
     /// In sentences.
     pub evidence: Vec<String>,
+    /// Why what the scenario is about does not apply to this server, where it does not.
+    pub excuse: Option<String>,
     /// Times of calls.
     pub distributions: Vec<Distribution>,
     /// Curves over time.
@@ -282,6 +284,11 @@ impl Seen {
     /// Notes that two values had to be equal.
     pub fn equal<T: PartialEq + std::fmt::Debug>(&mut self, what: impl Into<String>, expected: &T, seen: &T) {
         self.check(what, expected == seen, format!("{expected:?}"), format!("{seen:?}"));
+    }
+
+    /// Notes that the server does not have what the scenario is about, which others need not have: it has not passed then.
+    pub fn does_not_apply(&mut self, why: impl Into<String>) {
+        self.excuse = Some(why.into());
     }
 
     /// Notes something that a reader should know.
@@ -378,7 +385,7 @@ pub struct Result {
 impl Result {
     /// What `seen` means for `row`.
     #[must_use]
-    pub fn of(row: &'static Row, seen: Seen, elapsed: Duration) -> Self {
+    pub fn of(row: &'static Row, mut seen: Seen, elapsed: Duration) -> Self {
         let mut verdict = Verdict::Passed;
         let mut why = None;
         for figure in row.figures {
@@ -396,6 +403,10 @@ impl Result {
         // A scenario without anything that can fail proves nothing.
         if seen.checks.iter().any(|check| !check.held) || (seen.checks.is_empty() && row.figures.is_empty()) {
             verdict = Verdict::Failed;
+        }
+        // What was found wrong on the way stays wrong.
+        if let (Some(excuse), false) = (seen.excuse.take(), verdict == Verdict::Failed) {
+            (verdict, why) = (Verdict::Waived, Some(excuse));
         }
         Self { row, verdict, seen, why, elapsed }
     }

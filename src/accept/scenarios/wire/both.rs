@@ -40,7 +40,7 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
     let greeting = greet(&mut client, json!({})).await?;
     let has_old = greeting.agreed == OLD;
     if !has_old && !peer.is_ours() {
-        seen.note(format!("after a probe it does not speak {OLD}: {}", greeting.frame));
+        seen.does_not_apply(format!("after a probe it does not speak {OLD}: {}", greeting.frame));
         seen.check("one era is spoken", has_modern || !greeting.agreed.is_empty(), "one", "none");
         return Ok(());
     }
@@ -53,7 +53,7 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
         old.to_string(),
     );
     if !has_modern {
-        seen.note(format!("it does not speak {MODERN}: the eras could not be mixed"));
+        seen.does_not_apply(format!("it does not speak {MODERN}: there is no other era to mix in"));
         return Ok(());
     }
     let new = modern(&mut client, "list", "tools/list", json!({})).await?;
@@ -138,7 +138,7 @@ async fn alternating(seen: &mut Seen, peer: &Peer) -> Result<(), Broken> {
     seen.check("an era is spoken", has_modern || has_old, "one of both", greeting.frame.to_string());
     if !(has_modern && has_old) {
         let (spoken, not) = if has_modern { (MODERN, OLD) } else { (OLD, MODERN) };
-        seen.note(format!("it speaks {spoken} and not {not}: the eras could not be mixed"));
+        seen.does_not_apply(format!("it speaks {spoken} and not {not}: there is no other era to mix in"));
         return Ok(());
     }
     let mut new = Client::bare("without", &peer.target, MODERN).await?;

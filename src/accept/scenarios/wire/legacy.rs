@@ -41,7 +41,7 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
         }
     }
     if spoken.is_empty() {
-        seen.note("it speaks no revision with a handshake");
+        seen.does_not_apply("it speaks no revision with a handshake");
     } else {
         seen.note(format!("it speaks {}", spoken.join(", ")));
     }

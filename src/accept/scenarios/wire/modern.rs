@@ -31,12 +31,12 @@ pub(super) async fn run(stage: &Stage, seen: &mut Seen) -> Result<(), Broken> {
                 "an error",
                 frame.to_string(),
             );
-            seen.note(format!("it does not speak {MODERN}: nothing else was tried"));
+            seen.does_not_apply(format!("it does not speak {MODERN}"));
             return Ok(());
         }
         Err(broken) if !peer.is_ours() && peer.target.is_http => {
             seen.check("it says that it does not know the revision", true, "a refusal", broken.seen);
-            seen.note(format!("it does not speak {MODERN}: nothing else was tried"));
+            seen.does_not_apply(format!("it does not speak {MODERN}"));
             return Ok(());
         }
         Err(broken) => return Err(broken),
