@@ -26,6 +26,11 @@ impl Turns {
         Self { turnstile, lanes: RandomState::new() }
     }
 
+    /// One more place for whoever has a turn, if one is free and nobody waits.
+    pub(super) fn another(&self) -> Option<Permit> {
+        self.turnstile.try_enter()
+    }
+
     /// Waits for a turn of whoever's view this is, no longer than `patience`.
     ///
     /// # Errors

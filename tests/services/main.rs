@@ -24,6 +24,7 @@ mod redis_server;
 #[path = "../sabotage/mod.rs"]
 mod sabotage;
 mod sabotages;
+mod search_beside;
 mod search_quality;
 mod server;
 mod sql;

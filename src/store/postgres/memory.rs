@@ -156,6 +156,11 @@ pub(super) fn audiences(view: &View) -> [&str; 3] {
     [&view.realm, &view.personal, &view.shared]
 }
 
+/// The generation of the audiences in the place `at`, within a statement. Whoever reads the same one reads the same memories.
+pub(super) fn generation(at: usize) -> String {
+    format!("(SELECT coalesce(sum(value), 0)::int8 FROM tmws.generation WHERE audience = ANY (${at}))")
+}
+
 /// Waits for whoever writes to the audiences. Within READ COMMITTED, what comes next sees what they wrote.
 async fn lock(transaction: &mut PgConnection, locks: Vec<i64>) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_advisory_xact_lock(key) FROM unnest($1::int8[]) key")

@@ -3,6 +3,7 @@
 //! Every call is one transaction whose rows are walled twice: by its own statements, and by row-level security with what
 //! the transaction names ([`transaction`]).
 
+mod beside;
 mod fault;
 mod gather;
 mod handle;

@@ -14,15 +14,16 @@ use std::{
 };
 
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgRow};
 
 use super::{
     Shared,
+    beside::{self, Beside},
     lexeme::{self, RANK_OF_ONE, Term, WEIGHTS},
-    memory::audiences,
+    memory::{audiences, generation},
     open::CONNECT_MAX,
     row::{Bound, bind_filter, bind_live, columns, count, is_vain, live, memory, wanted},
-    vectors,
+    vectors::{self, Nearest},
 };
 use crate::{
     embedding::{EmbeddingError, WORDS_ALONE},
@@ -30,7 +31,7 @@ use crate::{
     scope::Scope,
     store::{
         Hit, Hits, Memory, MemoryFilter, MemoryQuery, Retrieval, StoreError,
-        fuse::{self, Depth, Near},
+        fuse::{self, Depth},
         reembed::{LATEST, VectorTable as _},
         rules, terms,
         view::View,
@@ -271,8 +272,6 @@ struct Asked<'s> {
     view: &'s View,
     filter: &'s MemoryFilter,
     now: Timestamp,
-    /// The transaction began with [`vectors::plan`].
-    is_planned: bool,
 }
 
 /// Memories found by words.
@@ -463,16 +462,36 @@ pub(super) async fn search(
         None => None,
     };
     // What is counted and remembered is large.
-    let is_large = shared.frequencies.get(&counted_by(&view.readers(), MEMORIES)).is_some();
-    let plan = if is_large {
+    let seen = shared.frequencies.get(&counted_by(&view.readers(), MEMORIES));
+    let plan = if seen.is_some() {
         format!("{PLAN}; {}", vectors::plan(depth.vector, shared.scans_iteratively))
     } else {
         PLAN.to_owned()
     };
-    let mut tx = shared.database.read_planned(&view, &plan).await?;
-    let asked = Asked { by, view: &view, filter: &filter, now, is_planned: is_large };
+    let near = vector.map(|(model, vector)| vectors::Search {
+        model,
+        vector,
+        view: &view,
+        filter: &filter,
+        now,
+        floor: shared.options.embeddings.floor(),
+        depth: depth.vector,
+        scans_iteratively: shared.scans_iteratively,
+        is_planned: seen.is_some(),
+    });
+    let beside = match (&near, seen) {
+        (Some(near), Some(seen)) if depth.lexical > 0 => Beside::of(shared, near, &plan, seen),
+        _ => None,
+    };
+    let asked = Asked { by, view: &view, filter: &filter, now };
+    let words = async {
+        let mut tx = shared.database.read_planned(&view, &plan).await?;
+        let found = asked.words(&mut tx, shared, &text, &words, depth).await;
+        Ok((tx, found.map_err(|error| shared.database.told(error))?))
+    };
+    let ((mut tx, found), beside) = beside::both(words, beside).await?;
     asked
-        .search(&mut tx, shared, &text, &words, vector, depth)
+        .fused(&mut tx, shared, &text, found, near.as_ref(), beside)
         .await
         .map_err(|error| shared.database.told(error))
 }
@@ -506,17 +525,16 @@ async fn meaning(shared: &Shared, by: Retrieval, text: &str) -> Result<Option<(i
 }
 
 impl Asked<'_> {
-    async fn search(
+    /// What is found by words, and how many memories the scope has.
+    async fn words(
         &self,
         tx: &mut PgConnection,
         shared: &Shared,
         text: &str,
         words: &[Term],
-        vector: Option<(i32, Vec<f32>)>,
         depth: Depth,
-    ) -> Result<Hits, sqlx::Error> {
-        let Self { view, filter, now, .. } = self;
-        let readers = view.readers();
+    ) -> Result<(Ranked, u64), sqlx::Error> {
+        let readers = self.view.readers();
         let counted = counts(tx, shared, &readers, if depth.lexical > 0 { words } else { &[] }).await?;
         let mut ranked = Ranked::default();
         if depth.lexical > 0 {
@@ -527,37 +545,45 @@ impl Asked<'_> {
                 ranked = self.by_words(tx, &beginnings, &counted, depth.fused, depth.lexical).await?;
             }
         }
-        let bare = match &vector {
-            Some((model, _)) => shared.models.unsure_after().map(|after| Bare {
-                model: *model,
+        Ok((ranked, counted.memories))
+    }
+
+    /// The page of what was found by words and what is near, which was found `beside` or is found here.
+    async fn fused(
+        &self,
+        tx: &mut PgConnection,
+        shared: &Shared,
+        text: &str,
+        (ranked, memories): (Ranked, u64),
+        search: Option<&vectors::Search<'_>>,
+        beside: Option<Nearest>,
+    ) -> Result<Hits, sqlx::Error> {
+        let Self { view, filter, .. } = self;
+        let readers = view.readers();
+        let bare = search.and_then(|search| {
+            shared.models.unsure_after().map(|after| Bare {
+                model: search.model,
                 after,
-                whole_at: shared.models.whole_at(*model, &readers),
-            }),
-            None => None,
-        };
-        let near: Vec<Near> = match vector {
-            Some((model, vector)) => {
-                let floor = shared.options.embeddings.floor();
-                vectors::Search {
-                    model,
-                    vector,
-                    view,
-                    filter,
-                    now: *now,
-                    floor,
-                    depth: depth.vector,
-                    scans_iteratively: shared.scans_iteratively,
-                    is_planned: self.is_planned,
-                }
-                .nearest(tx, counted.memories)
-                .await?
+                whole_at: shared.models.whole_at(search.model, &readers),
+            })
+        });
+        let mut beside = beside.filter(|beside| beside.generation.is_some());
+        let (mut fused, Read { mut memories, whole_at, .. }) = loop {
+            let told = beside.as_ref().and_then(|beside| beside.generation);
+            let near = match (beside.take(), search) {
+                (Some(beside), _) => beside.near,
+                (None, Some(search)) => search.nearest(tx, memories).await?.near,
+                (None, None) => Vec::new(),
+            };
+            let near = if self.by == Retrieval::Hybrid { fuse::comparable(&near) } else { &near };
+            let fused = fuse::fuse(&ranked.order, near, shared.options.embeddings.trust());
+            let wanted = fuse::read_for(&fused, filter).iter().map(|fused| fused.seq).collect();
+            let read = self.fetch(tx, wanted, bare, told.is_some()).await?;
+            // A write came between the two halves: what is near is found as this transaction sees it.
+            if told.is_none() || told == read.generation {
+                break (fused, read);
             }
-            None => Vec::new(),
         };
-        let near = if self.by == Retrieval::Hybrid { fuse::comparable(&near) } else { &near };
-        let mut fused = fuse::fuse(&ranked.order, near, shared.options.embeddings.trust());
-        let wanted = fuse::read_for(&fused, filter).iter().map(|fused| fused.seq).collect();
-        let (mut memories, whole_at) = self.fetch(tx, wanted, bare).await?;
         match (bare, whole_at) {
             (Some(Bare { model, .. }), Some(generation)) => {
                 shared.models.note_whole(model, &readers, generation);
@@ -585,41 +611,59 @@ impl Asked<'_> {
         Ok(Hits { hits, total: total as u64 })
     }
 
-    /// Memories by their numbers, and the generation at which none of the latest of the scope is without a vector, where
-    /// that is asked and so.
+    /// Memories by their numbers, and what `bare` asks; the generation where `tells` so.
     async fn fetch(
         &self,
         tx: &mut PgConnection,
         seqs: Vec<i64>,
         bare: Option<Bare>,
-    ) -> Result<(HashMap<i64, Memory>, Option<i64>), sqlx::Error> {
+        tells: bool,
+    ) -> Result<Read, sqlx::Error> {
+        let is_bare = bare.is_some();
+        // Nothing comes after the last number.
+        let bare = bare.unwrap_or(Bare { model: 0, after: i64::MAX, whole_at: None });
+        let mut read = Read::default();
+        let mut state = |row: &PgRow| -> Result<(), sqlx::Error> {
+            read.whole_at = row.try_get(0)?;
+            read.generation = row.try_get(1)?;
+            Ok(())
+        };
         let mut rows = Vec::new();
         if !seqs.is_empty() {
             let query = sqlx::query(AssertSqlSafe(format!(
                 concat!(
-                    "SELECT m.seq, {}, ",
+                    "SELECT {}, {}, m.seq, ",
                     columns!(),
                     " FROM tmws.memory m WHERE m.seq = ANY ($3) AND ",
                     live!()
                 ),
-                whole_at(4)
+                whole_at(4),
+                generation(6),
             )));
             let query = bind_live(query, self.view, self.now).bind(seqs);
-            // Nothing comes after the last number.
-            let bare = bare.unwrap_or(Bare { model: 0, after: i64::MAX, whole_at: None });
             rows = bare.bind(query, self.view).fetch_all(&mut *tx).await?;
         }
-        let whole_at = match (rows.first(), bare) {
-            (Some(row), _) => row.try_get(1)?,
-            (None, Some(bare)) => {
-                let asked = sqlx::query(AssertSqlSafe(format!("SELECT {}", whole_at(1))));
-                bare.bind(asked, self.view).fetch_one(tx).await?.try_get(0)?
-            }
-            (None, None) => None,
-        };
-        let memories = rows.iter().map(|row| Ok((row.try_get(0)?, memory(row, 2)?)));
-        Ok((memories.collect::<Result<_, sqlx::Error>>()?, whole_at))
+        if let Some(row) = rows.first() {
+            state(row)?;
+        } else if is_bare || tells {
+            let asked = format!("SELECT {}, {}", whole_at(1), generation(3));
+            let asked = bare.bind(sqlx::query(AssertSqlSafe(asked)), self.view);
+            state(&asked.fetch_one(tx).await?)?;
+        }
+        let memories = rows.iter().map(|row| Ok((row.try_get(2)?, memory(row, 3)?)));
+        read.memories = memories.collect::<Result<_, sqlx::Error>>()?;
+        Ok(read)
     }
+}
+
+/// What the end of a search reads.
+#[derive(Default)]
+struct Read {
+    memories: HashMap<i64, Memory>,
+    /// The generation at which none of the latest memories of the scope is without a vector, where that is asked and so.
+    whole_at: Option<i64>,
+    /// The generation of the scope's audiences, where that is asked.
+    generation: Option<i64>,
 }
 
 /// What tells memories without a vector that nobody here knows of.
@@ -646,9 +690,7 @@ impl Bare {
 /// looked through where the generation is the one in the last place.
 fn whole_at(at: usize) -> String {
     let [model, audiences, known] = [at + 1, at + 2, at + 3];
-    let generation = format!(
-        "(SELECT coalesce(sum(value), 0)::int8 FROM tmws.generation WHERE audience = ANY (${audiences}))"
-    );
+    let generation = generation(audiences);
     format!(
         "CASE WHEN {generation} IS NOT DISTINCT FROM ${known} THEN ${known} WHEN NOT EXISTS (SELECT FROM (SELECT seq \
          FROM tmws.memory WHERE seq > ${at} ORDER BY seq DESC LIMIT {LATEST}) latest WHERE NOT EXISTS (SELECT \

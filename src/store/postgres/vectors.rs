@@ -14,7 +14,7 @@ use super::{
     Shared,
     fault::Fault,
     lexeme,
-    memory::bump_audiences,
+    memory::{audiences, bump_audiences, generation},
     row::{Numbers, bind_filter, count, filtered, wanted},
     schema,
     transaction::{Wall, Write},
@@ -269,16 +269,25 @@ pub(super) fn plan(depth: usize, scans_iteratively: bool) -> String {
     )
 }
 
+/// What was found near, and in which state of the store.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Nearest {
+    /// The nearest first.
+    pub(super) near: Vec<Near>,
+    /// The generation of the scope's audiences, told where anything was near, however little.
+    pub(super) generation: Option<i64>,
+}
+
 impl Search<'_> {
     /// The nearest first. `seen`: how many memories the scope sees at most.
-    pub(super) async fn nearest(&self, tx: &mut PgConnection, seen: u64) -> Result<Vec<Near>, sqlx::Error> {
+    pub(super) async fn nearest(&self, tx: &mut PgConnection, seen: u64) -> Result<Nearest, sqlx::Error> {
         if seen > EXACT_MAX && self.vector.len() <= INDEXED_DIMENSION_MAX && !self.is_narrow(tx).await? {
-            let near = self.by_index(tx).await?;
+            let found = self.by_index(tx).await?;
             // An index scan gives up at some point; where it has not shown that nothing else is near, all are compared.
-            let is_through =
-                near.len() >= self.depth || near.last().is_some_and(|near| near.cosine < self.floor);
+            let is_through = found.near.len() >= self.depth
+                || found.near.last().is_some_and(|near| near.cosine < self.floor);
             if is_through {
-                return Ok(self.above_floor(near));
+                return Ok(self.above_floor(found));
             }
         }
         if seen > EXACT_MAX {
@@ -290,13 +299,13 @@ impl Search<'_> {
             .execute(&mut *tx)
             .await?;
         }
-        let near = self.exactly(tx).await?;
-        Ok(self.above_floor(near))
+        let found = self.exactly(tx).await?;
+        Ok(self.above_floor(found))
     }
 
-    fn above_floor(&self, mut near: Vec<Near>) -> Vec<Near> {
-        near.retain(|near| near.cosine >= self.floor);
-        near
+    fn above_floor(&self, mut found: Nearest) -> Nearest {
+        found.near.retain(|near| near.cosine >= self.floor);
+        found
     }
 
     /// Whether few memories have the tags and the kind that are asked for.
@@ -312,7 +321,7 @@ impl Search<'_> {
         Ok(u64::try_from(many).is_ok_and(|many| many <= EXACT_MAX))
     }
 
-    async fn by_index(&self, tx: &mut PgConnection) -> Result<Vec<Near>, sqlx::Error> {
+    async fn by_index(&self, tx: &mut PgConnection) -> Result<Nearest, sqlx::Error> {
         if !self.is_planned {
             let plan = plan(self.depth, self.scans_iteratively);
             sqlx::raw_sql(AssertSqlSafe(plan)).execute(&mut *tx).await?;
@@ -320,8 +329,9 @@ impl Search<'_> {
         let distance =
             format!("v.embedding::vector({0}) <=> (SELECT $9::float4[]::vector({0}))", self.vector.len());
         let sql = format!(
-            "SELECT v.seq, {distance} FROM tmws.memory_vector v JOIN tmws.memory m ON m.seq = v.seq \
+            "SELECT v.seq, {distance}, {} FROM tmws.memory_vector v JOIN tmws.memory m ON m.seq = v.seq \
              WHERE v.model = {} AND {} ORDER BY {distance} LIMIT {}",
+            generation(11),
             self.model,
             wanted(self.filter),
             // Where it does not know how many, the planner takes a tenth of all rows to be wanted.
@@ -330,18 +340,19 @@ impl Search<'_> {
         self.fetch(tx, sql, None).await
     }
 
-    async fn exactly(&self, tx: &mut PgConnection) -> Result<Vec<Near>, sqlx::Error> {
+    async fn exactly(&self, tx: &mut PgConnection) -> Result<Nearest, sqlx::Error> {
         let marks = lexeme::marks(&self.view.readers(), self.filter);
         let marked = if marks.is_some() {
-            "AND m.seq IN (SELECT t.seq FROM tmws.memory_text t WHERE t.words @@ $11::tsquery)"
+            "AND m.seq IN (SELECT t.seq FROM tmws.memory_text t WHERE t.words @@ $12::tsquery)"
         } else {
             ""
         };
         // Not the expression of the index, so that no scan of it stands in.
         let sql = format!(
-            "SELECT v.seq, v.embedding <=> (SELECT $9::float4[]::vector) AS distance FROM tmws.memory m \
+            "SELECT v.seq, v.embedding <=> (SELECT $9::float4[]::vector) AS distance, {} FROM tmws.memory m \
              JOIN tmws.memory_vector v ON v.model = {} AND v.seq = m.seq WHERE {} {marked} \
              ORDER BY distance, v.seq DESC LIMIT $10",
+            generation(11),
             self.model,
             filtered!(),
         );
@@ -353,10 +364,11 @@ impl Search<'_> {
         tx: &mut PgConnection,
         sql: String,
         marks: Option<String>,
-    ) -> Result<Vec<Near>, sqlx::Error> {
+    ) -> Result<Nearest, sqlx::Error> {
         let mut query = bind_filter(sqlx::query(AssertSqlSafe(sql)), self.view, self.filter, self.now)
             .bind(&self.vector)
-            .bind(count(self.depth));
+            .bind(count(self.depth))
+            .bind(audiences(self.view).map(str::to_owned).to_vec());
         if let Some(marks) = marks {
             query = query.bind(marks);
         }
@@ -367,7 +379,10 @@ impl Search<'_> {
             let cosine = if distance.is_nan() { f32::MIN } else { (1.0 - distance) as f32 };
             Ok(Near { seq: row.try_get(0)?, cosine })
         });
-        near.collect()
+        Ok(Nearest {
+            near: near.collect::<Result<_, sqlx::Error>>()?,
+            generation: rows.first().map(|row| row.try_get(2)).transpose()?,
+        })
     }
 }
 
