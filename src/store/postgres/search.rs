@@ -60,8 +60,6 @@ const WORD_PLACES: usize = 4;
 const PHRASE_PLACES: usize = 2;
 /// Pages that are looked at to know which share of a store a scope sees.
 const SAMPLED: u64 = 64;
-/// What no memory has: it fills the places that are left.
-const NO_WORD: &str = "'@'";
 /// The joins of a search are of a few rows with the index of the rows they belong to. Where a table has just grown, the
 /// planner does not know that yet.
 const PLAN: &str =
@@ -305,21 +303,25 @@ impl Asked<'_> {
             ((memories - count + 0.5) / (count + 0.5)).ln_1p()
         };
         let of_kind = |is_phrase: bool, places: usize| {
-            let mut of_kind: Vec<(&str, f64)> = words
+            let mut of_kind: Vec<(Option<&str>, f64)> = words
                 .iter()
                 .zip(&counts.terms)
                 .filter(|(term, _)| term.is_phrase == is_phrase)
-                .map(|(term, count)| (term.query.as_str(), rarity(*count) * (K1 + 1.0)))
+                .map(|(term, count)| (Some(term.query.as_str()), rarity(*count) * (K1 + 1.0)))
                 .collect();
-            of_kind.resize(of_kind.len().next_multiple_of(places), (NO_WORD, 0.0));
+            of_kind.resize(of_kind.len().next_multiple_of(places), (None, 0.0));
             of_kind
         };
         let (single, phrases) = (of_kind(false, WORD_PLACES), of_kind(true, PHRASE_PLACES));
+        // A place that is left is null, and nothing is looked at for it: functions of null are not called.
         let (mut ranks, mut weights) = (String::new(), String::from("0"));
         for nth in 0..single.len() + phrases.len() {
             let at = 11 + 2 * nth;
             let _ = if nth < single.len() {
-                write!(ranks, ", ts_rank({WEIGHTS}, t.words, (SELECT ${at}::tsquery))::float8 AS r{nth}")
+                write!(
+                    ranks,
+                    ", coalesce(ts_rank({WEIGHTS}, t.words, (SELECT ${at}::tsquery)), 0)::float8 AS r{nth}"
+                )
             } else {
                 write!(
                     ranks,
@@ -355,7 +357,7 @@ impl Asked<'_> {
         let mut query =
             bind_filter(sqlx::query(AssertSqlSafe(sql)), view, filter, *now).bind(within).bind(count(depth));
         for (term, rarity) in single.into_iter().chain(phrases) {
-            query = query.bind(term.to_owned()).bind(rarity);
+            query = query.bind(term.map(str::to_owned)).bind(rarity);
         }
         query.fetch_all(tx).await?.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
