@@ -4,10 +4,19 @@
 //! quick profile as well, and every other one must stay green: about two hours, of a release build
 //! (`TMWS_SABOTAGE_PROGRAM`). `TMWS_SABOTAGE_BESIDE=M7,W*` asks for these beside.
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tmws::accept::{
     self, Options, Profile,
+    proxy::{Proxy, Way},
     runner::{Progress, Run},
     scenario::{Level, Result as Ran, Row as Scenario, Verdict},
     stage::{Given, Sabotage},
@@ -22,7 +31,7 @@ use crate::sabotage::{Row, rows};
 struct Silent;
 
 impl Progress for Silent {
-    fn begins(&self, _: usize, _: usize, _: &Scenario, _: std::time::Duration) {}
+    fn begins(&self, _: usize, _: usize, _: &Scenario, _: Duration) {}
     fn ended(&self, _: &Ran) {}
 }
 
@@ -143,6 +152,29 @@ async fn a_sabotage_reaches_its_scenario_alone() {
     // Done to every server, it closes the door of those of W4 as well.
     let row = rows().into_iter().find(|row| row.id == "W10").unwrap();
     seen_to_fail(row, &["W4"]).await;
+}
+
+/// The connections of W9's load come after those of its calls under way, of the one that is idle, and of a subscription.
+const BEFORE_LOAD: usize = 10;
+const LOADING: usize = 4;
+
+/// Connections under load open slowly.
+fn slow_openings(proxy: &Arc<Proxy>, _: usize) {
+    let opened = AtomicUsize::new(0);
+    proxy.hold(Some(Arc::new(move |way, piece: &[u8]| {
+        let is_late = way == Way::There
+            && piece.starts_with(b"GET ")
+            && (BEFORE_LOAD..BEFORE_LOAD + LOADING).contains(&opened.fetch_add(1, Ordering::Relaxed));
+        if is_late { Duration::from_millis(300) } else { Duration::ZERO }
+    })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_told_to_end_once_all_of_its_load_runs() {
+    let sabotage = Sabotage { clients: Some(slow_openings), ..Sabotage::default() };
+    let run = run(&["W9"], given(), sabotage, false).await;
+    let [ran] = &run.results[..] else { panic!("{:?}", run.results) };
+    assert!(!ran.verdict.is_failure(), "{:#?}", reds(ran));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
